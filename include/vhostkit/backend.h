@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The back-end end: serves one device to one front-end at a time. Many per process. All calls belong to the control
+ * worker's thread, unless stated.
+ */
+#ifndef VHOSTKIT_BACKEND_H
+#define VHOSTKIT_BACKEND_H
+
+#include <vhostkit/device.h>
+#include <vhostkit/error.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vhk_backend;
+
+/** Who calls whom on a path. */
+enum vhk_socket_mode {
+        VHK_SOCKET_DEFAULT,     /* back-end: listen; front-end: connect */
+        VHK_SOCKET_LISTEN,
+        VHK_SOCKET_CONNECT,
+};
+
+enum vhk_backend_event {
+        VHK_BACKEND_CONNECTED,          /* a front-end has come */
+        VHK_BACKEND_DISCONNECTED,       /* it has gone, all rings have stopped; a listening back-end serves the next */
+        VHK_BACKEND_ENDED,              /* nothing will come any more: the connected peer left, or vhk_backend_stop() is through */
+};
+/** On the control worker. @e: why, or NULL for an orderly end. The back-end may be freed from inside for ENDED only. */
+typedef void (*vhk_backend_event_fn)(void *arg, enum vhk_backend_event ev, const struct vhk_error *e);
+
+/**
+ * struct vhk_backend_options - zero it, set @size
+ * @fd: an inherited socket, listening or connected (it is asked), instead of a path; -1 none. Zero means none as well,
+ *      unless @has_fd. Becomes the back-end's
+ * @mode: with a path: who calls whom
+ * @control: home of control; required
+ * @n_queues: fewer rings than ops->n_queues; 0: all
+ * @queue_size_max: smaller than the device's; 0: the device's
+ * @protocol_offer: protocol feature bits to offer besides the default ones
+ * @protocol_no_offer: protocol feature bits not to offer
+ * @features_no_offer: virtio feature bits not to offer
+ * @limit_ns: time limit for a drain or a memory change to end; 0: 30 s
+ * @on_event: may be NULL
+ * @log: may be NULL
+ * @trace: prints every message in one line; may be NULL
+ */
+struct vhk_backend_options {
+        size_t size;
+        int has_fd, fd;
+        enum vhk_socket_mode mode;
+        struct vhk_worker *control;
+        uint16_t n_queues, queue_size_max;
+        uint64_t protocol_offer, protocol_no_offer, features_no_offer;
+        uint64_t limit_ns;
+        vhk_backend_event_fn on_event;
+        void *event_arg;
+        vhk_log_fn log;
+        void *log_arg;
+        vhk_log_fn trace;
+        void *trace_arg;
+};
+
+/**
+ * vhk_backend_open() - start to serve @dev
+ * @spec: "vhost-user:PATH", or a bare PATH; NULL with an inherited descriptor
+ *
+ * A stale socket file (nobody listens) is replaced; anything else at the path is -EADDRINUSE. Return: 0 or a negative
+ * errno with the story in @ret_e.
+ */
+int vhk_backend_open(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev,
+                     struct vhk_backend **ret_b, struct vhk_error *ret_e);
+
+/** vhk_backend_set_worker() - ring @queue's home, before the first front-end comes. Default: the control worker. -EINVAL, -EBUSY */
+int vhk_backend_set_worker(struct vhk_backend *b, unsigned queue, struct vhk_worker *w);
+
+/** vhk_backend_stop() - ANY thread: stop all rings (@how), close the connection, then VHK_BACKEND_ENDED; at most @limit_ns */
+int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t limit_ns);
+
+/** vhk_backend_free() - only before a front-end came, or after VHK_BACKEND_ENDED; NULL is legal. Unlinks its own socket file. */
+struct vhk_backend *vhk_backend_free(struct vhk_backend *b);
+
+/** struct vhk_ring_metrics - plain counters of one ring; read from control, exact when the ring is stopped */
+struct vhk_ring_metrics {
+        uint64_t requests, kicks, notifications, flushes, faults;
+};
+int vhk_backend_get_metrics(struct vhk_backend *b, unsigned queue, struct vhk_ring_metrics *ret_m);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

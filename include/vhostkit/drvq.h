@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * A virtqueue as a driver sees it, over any front-end. One thread at a time.
+ */
+#ifndef VHOSTKIT_DRVQ_H
+#define VHOSTKIT_DRVQ_H
+
+#include <vhostkit/frontend.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vhk_drvq;
+
+/**
+ * struct vhk_drvq_options - zero it, set @size
+ * @num: entries, a power of two, at most 32768; 0: 128
+ * @polling: 1: the driver polls and wants no notification (no call descriptor is given)
+ */
+struct vhk_drvq_options {
+        size_t size;
+        uint16_t num;
+        uint8_t polling;
+};
+
+/** vhk_drvq_new() - allocate ring @i in @m (the memory of @f), give it to the back-end and start it.
+ * vhk_frontend_set_features() must have been called; @m is given to @f as needed. */
+int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq **ret_q);
+/** vhk_drvq_free() - stop and free; NULL is legal */
+struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q);
+
+/**
+ * vhk_drvq_add() - one request of @n_out readable buffers followed by @n_in writable ones, all in lent memory
+ *
+ * Uses an indirect table where negotiated and more than one buffer. Not seen by the device before vhk_drvq_kick().
+ * Return: 0; -EAGAIN (ring full); -EFAULT (memory not lent); -EINVAL (no buffer, or more than the ring takes).
+ */
+int vhk_drvq_add(struct vhk_drvq *q, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie);
+/** vhk_drvq_kick() - publish what was added, and notify the device if it wants that; 0 or a negative errno */
+int vhk_drvq_kick(struct vhk_drvq *q);
+
+struct vhk_done {
+        void *cookie;
+        uint32_t len;
+};
+/** vhk_drvq_reap() - finished requests, at most @n; -EPIPE: the device broke the ring's rules */
+int vhk_drvq_reap(struct vhk_drvq *q, struct vhk_done *ret_done, unsigned n);
+/** vhk_drvq_arm() - ask for a notification; 1: something is there already. vhk_drvq_disarm() takes it back */
+int vhk_drvq_arm(struct vhk_drvq *q);
+void vhk_drvq_disarm(struct vhk_drvq *q);
+/** vhk_drvq_get_fd() - the call eventfd (readable after a notification; the caller reads it), -1 while polling */
+int vhk_drvq_get_fd(const struct vhk_drvq *q);
+/** vhk_drvq_n_in_flight() - added and not yet reaped */
+unsigned vhk_drvq_n_in_flight(const struct vhk_drvq *q);
+unsigned vhk_drvq_get_size(const struct vhk_drvq *q);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The front-end end: one interface for whoever owns guest memory and rings and lends them to a back-end. An object
+ * belongs to one thread at a time. Every call has a time limit and serves the back-end's own requests while it waits;
+ * callbacks may not call back in (-EDEADLK).
+ */
+#ifndef VHOSTKIT_FRONTEND_H
+#define VHOSTKIT_FRONTEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <vhostkit/backend.h>   /* enum vhk_socket_mode */
+#include <vhostkit/error.h>
+#include <vhostkit/memory.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vhk_frontend;
+
+enum vhk_frontend_event {
+        VHK_FRONTEND_CONFIG_CHANGED,    /* read the configuration again */
+        VHK_FRONTEND_GONE,              /* the back-end closed the connection, or broke the protocol */
+};
+typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e);
+
+/**
+ * struct vhk_frontend_options - zero it, set @size
+ * @has_fd, @fd: an inherited socket, listening or connected, instead of a path; becomes the front-end's
+ * @mode: with a path: who calls whom
+ * @virtio_id: device type, where the carrier does not tell (vhost-user does not); 0 unknown
+ * @connect_ns: keep trying to connect (or wait for a connection) so long; 0: one try (listening: 30 s)
+ * @limit_ns: time limit of one call; 0: 30 s
+ * @protocol_no_offer: protocol feature bits not to take though both sides could
+ */
+struct vhk_frontend_options {
+        size_t size;
+        int has_fd, fd;
+        enum vhk_socket_mode mode;
+        uint32_t virtio_id;
+        uint64_t connect_ns, limit_ns;
+        uint64_t protocol_no_offer;
+        vhk_frontend_event_fn on_event;
+        void *event_arg;
+        vhk_log_fn log;
+        void *log_arg;
+        vhk_log_fn trace;
+        void *trace_arg;
+};
+
+/**
+ * vhk_frontend_open() - find the back-end and negotiate protocol features
+ * @spec: "vhost-user:PATH" or a bare PATH; NULL with an inherited descriptor
+ *
+ * Return: 0; -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG ... ; -ETIMEDOUT (someone accepts but does not answer: most likely busy
+ * with another front-end); -EPROTO (not a vhost-user back-end), with the story in @ret_e.
+ */
+int vhk_frontend_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+
+/** vhk_frontend_close() - stops what runs, closes; NULL is legal */
+struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
+
+/** What a carrier can do: struct vhk_frontend_info.capabilities; without one, its calls answer -EOPNOTSUPP. */
+#define VHK_CAP_CONFIG          (1u << 0)       /* get_config, set_config */
+#define VHK_CAP_CONFIG_CHANGED  (1u << 1)       /* VHK_FRONTEND_CONFIG_CHANGED comes */
+#define VHK_CAP_STATUS          (1u << 2)       /* get_status, set_status */
+#define VHK_CAP_RESET           (1u << 3)       /* reset */
+#define VHK_CAP_ENABLE          (1u << 4)       /* enable_queue */
+#define VHK_CAP_MEM_SLOTS       (1u << 5)       /* a memory change costs what changed */
+#define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */
+
+/**
+ * struct vhk_frontend_info - what is known of the back-end; set @size first
+ * @features: virtio feature bits on offer (transport bits that the carrier keeps to itself are cleared)
+ * @acked: virtio features as set
+ * @carrier_features: vhost-user: protocol features on offer
+ * @carrier_acked: vhost-user: protocol features in use
+ * @n_queues: most rings (1 where the back-end does not tell)
+ * @mem_slots: most memory regions
+ */
+struct vhk_frontend_info {
+        size_t size;
+        uint32_t capabilities, virtio_id;
+        uint64_t features, acked, carrier_features, carrier_acked;
+        uint32_t n_queues, mem_slots;
+};
+int vhk_frontend_get_info(struct vhk_frontend *f, struct vhk_frontend_info *ret_i);
+/** vhk_frontend_get_error() - the story of the last call that failed, or of the end of the connection; never NULL */
+const struct vhk_error *vhk_frontend_get_error(struct vhk_frontend *f);
+
+/** vhk_frontend_set_features() - the driver's choice; -EINVAL for a bit that was not offered */
+int vhk_frontend_set_features(struct vhk_frontend *f, uint64_t features);
+/** vhk_frontend_set_memory() - lend @m, or what changed in it since the last call; only the difference is sent where slots were negotiated */
+int vhk_frontend_set_memory(struct vhk_frontend *f, struct vhk_memory *m);
+int vhk_frontend_get_config(struct vhk_frontend *f, uint32_t off, void *ret_buf, uint32_t n);
+int vhk_frontend_set_config(struct vhk_frontend *f, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from);
+int vhk_frontend_get_status(struct vhk_frontend *f, uint8_t *ret_status);
+int vhk_frontend_set_status(struct vhk_frontend *f, uint8_t status);
+int vhk_frontend_reset(struct vhk_frontend *f);
+
+/** struct vhk_ring_base - where a ring stands; the wrap counters are for packed rings (fresh: 1) */
+struct vhk_ring_base {
+        uint16_t avail, used;
+        uint8_t avail_wrap, used_wrap;
+};
+
+/**
+ * struct vhk_ring_setup - a ring as the driver sees it; set @size
+ * @num: entries
+ * @desc, @driver, @device: guest addresses of descriptor table, available ring, used ring
+ * @kick_fd, @call_fd, @err_fd: eventfds, -1 none; stay the caller's
+ */
+struct vhk_ring_setup {
+        size_t size;
+        uint16_t num;
+        uint64_t desc, driver, device;
+        struct vhk_ring_base base;
+        int kick_fd, call_fd, err_fd;
+};
+int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s);
+int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
+int vhk_frontend_enable_queue(struct vhk_frontend *f, unsigned i, int on);
+/** vhk_frontend_set_call_fd() - exchange the call descriptor of a ring, running or not; -1: none */
+int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd);
+
+/** vhk_frontend_get_fd() - readable when vhk_frontend_dispatch() has something to do (an epoll set of its own) */
+int vhk_frontend_get_fd(struct vhk_frontend *f);
+/** vhk_frontend_dispatch() - serve the back-end's requests that are there; never waits. Number handled, or a negative errno */
+int vhk_frontend_dispatch(struct vhk_frontend *f);
+
+/** vhk_feature_name() - name of virtio feature bit @bit of device type @virtio_id (0: ring and transport bits only), or NULL */
+const char *vhk_feature_name(uint32_t virtio_id, unsigned bit);
+/** vhk_protocol_feature_name() - name of a vhost-user protocol feature bit, or NULL */
+const char *vhk_protocol_feature_name(unsigned bit);
+/** vhk_device_name() - "block", "net" ... of a virtio device id, or NULL */
+const char *vhk_device_name(uint32_t virtio_id);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Guest memory as a front-end lends it: a table of regions. A device never needs this header. Also the guard against
+ * memory that vanishes (SIGBUS).
+ */
+#ifndef VHOSTKIT_MEMORY_H
+#define VHOSTKIT_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A guest-physical address. One-member structs, so that address spaces are not mixed up. */
+typedef struct { uint64_t v; } vhk_gpa_t;
+/** A user virtual address of the front-end, as it stands in vhost-user messages. */
+typedef struct { uint64_t v; } vhk_uva_t;
+
+/**
+ * struct vhk_region - one region of guest memory
+ * @size: sizeof(struct vhk_region) of the caller
+ * @gpa: guest-physical address of its first byte
+ * @va: where the caller has it mapped (that is also the user address given to a back-end)
+ * @len: bytes, a multiple of 4096
+ * @fd: a descriptor that a back-end can mmap(2) shared: memfd, hugetlbfs file, tmpfs file; stays the caller's
+ * @fd_offset: of the region's first byte in @fd, page aligned
+ */
+struct vhk_region {
+        size_t size;
+        vhk_gpa_t gpa;
+        void *va;
+        uint64_t len;
+        int fd;
+        uint64_t fd_offset;
+};
+
+struct vhk_memory;
+
+/** vhk_memory_new() - an empty table. The table belongs to one thread at a time. -ENOMEM. */
+int vhk_memory_new(struct vhk_memory **ret_m);
+struct vhk_memory *vhk_memory_free(struct vhk_memory *m);
+
+/**
+ * vhk_memory_add() - add a region; a front-end that uses the table learns of it with the next vhk_frontend_set_memory()
+ *
+ * The descriptor is duplicated. Return: 0; -EINVAL (size, alignment, length 0, beyond the end of the file, wraps);
+ * -EEXIST (overlaps another region in guest or user addresses); -EMFILE; -ENOMEM.
+ */
+int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r);
+
+/** vhk_memory_remove() - remove the region with exactly that address and length. -ENOENT. */
+int vhk_memory_remove(struct vhk_memory *m, vhk_gpa_t gpa, uint64_t len);
+
+/**
+ * vhk_memory_alloc() - memory for a driver that has no guest: a new region of a memfd that is sealed against shrinking,
+ * mapped here, at a guest address above all others; freed with the table
+ * @len: bytes, rounded up to 4096
+ */
+int vhk_memory_alloc(struct vhk_memory *m, size_t len, void **ret_va);
+
+/** vhk_memory_get_region() - the @i-th region in order of guest address; -ENOENT behind the last */
+int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r);
+
+/** vhk_memory_find() - guest address of [@va, @va + @len), which must lie in one region; -EFAULT */
+int vhk_memory_find(const struct vhk_memory *m, const void *va, uint64_t len, vhk_gpa_t *ret_gpa);
+
+/**
+ * vhk_sigbus_try() - was this SIGBUS caused by a peer that truncated memory it had lent us?
+ *
+ * @siginfo: the siginfo_t that the handler got
+ *
+ * Async-signal-safe; called from the program's SIGBUS handler. If so, a private page of zeroes is put
+ * in place, the memory is marked bad (the connection that it belongs to fails soon after) and 1 is returned: the handler
+ * returns. 0: not ours, do what you would do without vhostkit.
+ */
+int vhk_sigbus_try(const void *siginfo);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Virtqueues: the only code that reads or writes rings (virtio 1.3, 2.6-2.8). Every shared field is read once into a
+ * local. This header is what back-ends (device side) and drivers (driver side) need beyond the public ones.
+ *
+ * Device side: struct vhk_queue lives at its home worker. Control hands it an immutable struct vhk_ring_config; the home
+ * adopts it between bursts. Requests in flight keep the memory snapshot they were popped under alive (a plain counter
+ * per snapshot at the home), which is what vhk_queue_is_settled() tells.
+ */
+#pragma once
+
+#include <vhostkit/queue.h>
+#include <vhostkit/worker.h>
+
+#include "base/base.h"
+#include "base/fd.h"
+#include "mem/mem.h"
+
+/* Ring layouts, virtio 1.3, 2.7 */
+struct vhk_desc { vhk_le64 addr; vhk_le32 len; vhk_le16 flags, next; };
+struct vhk_avail { vhk_le16 flags, idx, ring[]; };              /* + vhk_le16 used_event behind ring[num] */
+struct vhk_used_elem { vhk_le32 id, len; };
+struct vhk_used { vhk_le16 flags, idx; struct vhk_used_elem ring[]; };  /* + vhk_le16 avail_event behind ring[num] */
+
+#define VHK_DESC_NEXT 1u
+#define VHK_DESC_WRITE 2u
+#define VHK_DESC_INDIRECT 4u
+#define VHK_AVAIL_NO_INTERRUPT 1u
+#define VHK_USED_NO_NOTIFY 1u
+
+#define VHK_QUEUE_MAX_SIZE 32768u
+#define VHK_QUEUE_MAX_INDIRECT 1024u    /* entries of an indirect table that are served (as QEMU does); more breaks the ring */
+
+static inline uint64_t vhk_desc_bytes(unsigned num) { return 16ull * num; }
+static inline uint64_t vhk_avail_bytes(unsigned num) { return 6 + 2ull * num; }
+static inline uint64_t vhk_used_bytes(unsigned num) { return 6 + 8ull * num; }
+
+/* How a ring is set up now; immutable once handed over, reference-counted. */
+struct vhk_ring_config {
+        unsigned refs;                  /* shared (atomic) */
+        struct vhk_memmap *mem;         /* owned reference */
+        uint16_t num;
+        bool enabled, discard;          /* disabled: hold, or let the device see and drop (VHK_DISABLED_DISCARD) */
+        bool event_idx, indirect;       /* negotiated; a guest that uses what it did not negotiate breaks its ring */
+        /* host addresses, validated against @mem by control: each area in one region, aligned 16, 2, 4 */
+        struct vhk_desc *desc;
+        struct vhk_avail *avail;
+        struct vhk_used *used;
+        struct vhk_fdref *call, *err;   /* owned references, may be NULL */
+};
+int vhk_ring_config_new(const struct vhk_ring_config *values, struct vhk_ring_config **ret_c);  /* copies values, takes its references (ref'd inside) */
+struct vhk_ring_config *vhk_ring_config_ref(struct vhk_ring_config *c);
+struct vhk_ring_config *vhk_ring_config_unref(struct vhk_ring_config *c);
+
+/* Why a ring is broken: rules of rules.def of this room ("ring.avail-jump", "ring.head", "ring.loop" ...). */
+enum vhk_ring_rule {
+        VHK_RING_OK,
+#define VHK_RING_RULE(NAME, id, text) VHK_RING_##NAME,
+#include "ring/rules.def"
+#undef VHK_RING_RULE
+        VHK_N_RING_RULES,
+};
+const char *vhk_ring_rule_id(enum vhk_ring_rule r);
+const char *vhk_ring_rule_text(enum vhk_ring_rule r);
+
+/* What a queue asks of whoever owns it (the back-end). On the home. */
+struct vhk_queue_owner_ops {
+        void (*broken)(void *owner, struct vhk_queue *q, enum vhk_ring_rule rule);      /* once, when it becomes BROKEN */
+        void (*settled)(void *owner, struct vhk_queue *q);      /* in-flight requests of earlier snapshots are all done, or none is in flight */
+        void (*run)(void *owner, struct vhk_queue *q);          /* completions from other threads were pushed, slots came free: pop again */
+};
+
+/* @size_max: largest ring; slots and iovec blocks are allocated at start. All on control, before home knows of it, or on home. */
+int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct vhk_worker *home,
+                  const struct vhk_queue_owner_ops *ops, void *owner, struct vhk_queue **ret_q);
+struct vhk_queue *vhk_queue_free(struct vhk_queue *q);          /* none in flight */
+
+/* home; STOPPED -> RUNNING. @avail: next available index. The used index is read from guest memory (vhost-user) or given
+ * (@used >= 0). 0, -ENOMEM, -EPIPE (its memory is gone: BROKEN) */
+int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used);
+/* home; a running ring goes over to @c (takes a reference). num and the ring's sizes do not change. 0: settled at once;
+ * 1: requests popped under the former snapshot are in flight: ops->settled comes when they are done */
+int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
+/* home; pop gives nothing from now on */
+void vhk_queue_drain(struct vhk_queue *q);
+/* home; none in flight: -> STOPPED, gives up its config; returns the next available index (also of a BROKEN ring) */
+uint16_t vhk_queue_stop(struct vhk_queue *q);
+bool vhk_queue_is_broken(const struct vhk_queue *q);
+/* home; has the driver made something available that pop would give? (for pollers: reads one shared word) */
+bool vhk_queue_has_work(const struct vhk_queue *q);
+
+struct vhk_queue_metrics { uint64_t requests, notifications, flushes, faults; };
+void vhk_queue_get_metrics(const struct vhk_queue *q, struct vhk_queue_metrics *ret_m);        /* relaxed loads, any thread */
+
+/* ---- driver side: one split ring in memory of our own ---- */
+struct vhk_drvring;
+struct vhk_drvring_setup {
+        uint16_t num;
+        bool event_idx, indirect;
+        void *desc, *avail, *used;              /* zeroed memory in the lent regions */
+        uint64_t (*gpa)(void *arg, const void *va, uint64_t len);       /* guest address of lent memory, UINT64_MAX: not lent */
+        void *gpa_arg;
+        struct vhk_desc *indirect_tables;       /* num tables of @indirect_max descriptors in lent memory, or NULL */
+        uint16_t indirect_max;
+};
+int vhk_drvring_new(const struct vhk_drvring_setup *s, struct vhk_drvring **ret_r);
+struct vhk_drvring *vhk_drvring_free(struct vhk_drvring *r);
+int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie);      /* 0, -EAGAIN, -EFAULT, -EINVAL */
+int vhk_drvring_publish(struct vhk_drvring *r);                         /* 1: the device wants a notification, 0 */
+struct vhk_done;
+int vhk_drvring_reap(struct vhk_drvring *r, struct vhk_done *ret_done, unsigned n);            /* count, -EPIPE: the device broke the rules */
+int vhk_drvring_arm(struct vhk_drvring *r);                             /* 1: something is there */
+void vhk_drvring_disarm(struct vhk_drvring *r);
+unsigned vhk_drvring_n_in_flight(const struct vhk_drvring *r);

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""The back-ends a front-end meets: ours, and qemu-storage-daemon's as the foreign reference.
+
+Started with a socket path, awaited until the kernel lists that socket as listening (no
+connection is spent on finding out), stopped with SIGTERM.  A back-end that died early,
+ends with a status other than 0 or has a sanitizer report on its standard error fails the
+scenario, whatever the guest saw.
+"""
+
+import signal
+import time
+
+from lab import Child, Fail, Skip, check_sanitizers, need, tail
+
+START_LIMIT = 10
+STOP_LIMIT = 10
+LISTENING = 0x10000     # __SO_ACCEPTCON in /proc/net/unix
+
+
+class Backend:
+    kind = "program"
+
+    def __init__(self, lab, argv, name, socket):
+        self.lab = lab
+        self.name = name
+        self.socket = socket
+        self.child = Child(lab, name, argv)
+        self._await_socket()
+        lab.note(f"{name}: serves {socket}")
+
+    def _await_socket(self):
+        end = time.monotonic() + START_LIMIT
+        while not _is_listening(self.socket):
+            if self.child.poll() is not None:
+                self._die(f"ended at once with status {self.child.poll()}")
+            if time.monotonic() > end:
+                self._die(f"does not listen after {START_LIMIT} s")
+            time.sleep(0.02)
+
+    def check_alive(self):
+        if self.child.poll() is not None:
+            self._die(f"died with status {self.child.poll()} while it should serve")
+        check_sanitizers(self.name, self.child.err())
+
+    def stop(self):
+        """SIGTERM must be a clean exit, and soon."""
+        self.check_alive()
+        self.child.proc.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        status = self.child.wait(STOP_LIMIT)
+        if status is None:
+            self._die(f"ignores SIGTERM for {STOP_LIMIT} s")
+        check_sanitizers(self.name, self.child.err())
+        if status != 0:
+            self._die(f"exit status {status} after SIGTERM")
+        self.lab.note(f"{self.name}: stopped in {time.monotonic() - begin:.2f} s")
+
+    def _die(self, why):
+        check_sanitizers(self.name, self.child.err())
+        raise Fail(f"{self.name}: {why}\n{' '.join(self.child.argv)}\n"
+                   f"{tail(self.child.out_path)}{tail(self.child.err_path)}")
+
+
+class VhkBlk(Backend):
+    kind = "vhk"
+
+    def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
+                 options=(), name="vhk-blk"):
+        self.serial = serial or ""
+        socket = lab.path(f"{name}.sock")
+        argv = [lab.program("vhk-blk"), f"--socket-path={socket}", f"--blk-file={image}",
+                f"--num-queues={queues}", f"--logical-block-size={block_size}"]
+        argv += ["--read-only"] if readonly else []
+        argv += [f"--serial={serial}"] if serial else []
+        super().__init__(lab, argv + list(options), name, socket)
+
+
+class QsdBlk(Backend):
+    """Its serial is fixed: it has no option for one."""
+    kind = "qsd"
+    serial = "vhost_user_blk"
+
+    def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
+                 options=(), name="qsd"):
+        socket = lab.path(f"{name}.sock")
+        ro = "on" if readonly else "off"
+        argv = [need("qemu-storage-daemon", "qemu-system-x86"),
+                "--blockdev", f"file,node-name=disk,filename={image},discard=unmap,read-only={ro}",
+                "--export", "vhost-user-blk,id=export,node-name=disk,addr.type=unix,"
+                f"addr.path={socket},num-queues={queues},logical-block-size={block_size},"
+                f"writable={'off' if readonly else 'on'}"]
+        super().__init__(lab, argv + list(options), name, socket)
+
+
+class VhkRng(Backend):
+    kind = "vhk"
+
+    def __init__(self, lab, name="vhk-rng"):
+        socket = lab.path(f"{name}.sock")
+        argv = [lab.program("vhk-rng"), f"--socket-path={socket}"]
+        super().__init__(lab, argv, name, socket)
+
+
+BLK = {"vhk": VhkBlk, "qsd": QsdBlk}
+
+
+def blk(lab, image, **options):
+    return BLK[lab.backend](lab, image, **options)
+
+
+def rng(lab):
+    if lab.backend != "vhk":
+        raise Skip("qemu-storage-daemon serves no rng device")
+    return VhkRng(lab)
+
+
+def _is_listening(path):
+    with open("/proc/net/unix") as f:
+        for line in f:
+            words = line.split()
+            if len(words) == 8 and words[7] == path and int(words[3], 16) & LISTENING:
+                return True
+    return False

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""What a guest boots: Debian's kernel, its modules, and a root made of busybox and our scripts.
+
+A Tree is the root file system as a dictionary.  It is written out either as an initramfs
+(newc cpio, made here: no root and no device nodes needed) or as a plain directory for
+User-Mode Linux.  Both are cached and made anew when any byte that goes in has changed.
+"""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+from lab import Skip, need
+
+GUEST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest")
+KERNEL_MODULES = ("virtio_pci", "virtio_blk", "virtio-rng", "ext4")
+UML_MODULES = ("virtio_blk",)
+
+
+class Tree:
+    """path -> (mode, bytes); parents are made on the way."""
+
+    def __init__(self):
+        self.entries = {}
+        for d in ("proc", "sys", "dev", "tmp", "mnt", "root"):
+            self.directory(d)
+
+    def directory(self, path):
+        parent = os.path.dirname(path)
+        if parent:
+            self.directory(parent)
+        self.entries.setdefault(path, (stat.S_IFDIR | 0o755, b""))
+
+    def put(self, path, data, mode=0o644, kind=stat.S_IFREG):
+        path = path.lstrip("/")
+        self.directory(os.path.dirname(path))
+        self.entries[path] = (kind | mode, data)
+
+    def link(self, path, target):
+        self.put(path, target.encode(), 0o777, stat.S_IFLNK)
+
+    def copy(self, source, path, mode=0o644):
+        with open(source, "rb") as f:
+            self.put(path, f.read(), mode)
+
+    def program(self, source, path):
+        """A program and the shared libraries it is linked with."""
+        self.copy(source, path, 0o755)
+        ldd = subprocess.run(["ldd", source], capture_output=True, text=True, check=False)
+        for lib in re.findall(r"(/\S+) \(0x", ldd.stdout):
+            self.copy(lib, lib, 0o755)
+
+    def busybox(self):
+        busybox = need("busybox", "busybox-static")
+        self.program(busybox, "bin/busybox")
+        applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+        for applet in applets.stdout.split():
+            if applet != "busybox":
+                self.link(f"bin/{applet}", "busybox")
+
+    def scripts(self):
+        for script in sorted(os.listdir(GUEST)):
+            self.copy(os.path.join(GUEST, script), f"lab/{script}", 0o755)
+        self.link("init", "lab/init.sh")
+
+    def digest(self):
+        h = hashlib.sha256()
+        for path, (mode, data) in sorted(self.entries.items()):
+            h.update(f"{path}\0{mode}\0{len(data)}\0".encode())
+            h.update(data)
+        return h.hexdigest()[:16]
+
+    def write_cpio(self, f):
+        for ino, (path, (mode, data)) in enumerate(sorted(self.entries.items()), 1):
+            _cpio_entry(f, ino, path, mode, data)
+        _cpio_entry(f, 0, "TRAILER!!!", 0, b"")
+
+    def write_directory(self, root):
+        for path, (mode, data) in sorted(self.entries.items()):
+            full = os.path.join(root, path)
+            if stat.S_ISDIR(mode):
+                os.makedirs(full, exist_ok=True)
+            elif stat.S_ISLNK(mode):
+                os.symlink(data.decode(), full)
+            else:
+                with open(full, "wb") as f:
+                    f.write(data)
+                os.chmod(full, stat.S_IMODE(mode))
+
+
+def _cpio_entry(f, ino, path, mode, data):
+    name = path.encode() + b"\0"
+    fields = (ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
+    head = b"070701" + b"".join(b"%08x" % n for n in fields) + name
+    f.write(head + b"\0" * (-len(head) % 4))
+    f.write(data + b"\0" * (-len(data) % 4))
+
+
+@contextlib.contextmanager
+def _locked(cache):
+    """Two scenarios at the same time fill the cache once."""
+    os.makedirs(cache, exist_ok=True)
+    with open(os.path.join(cache, "lock"), "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _apt(*argv, cwd=None):
+    try:
+        return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        raise Skip("no apt here: the lab wants Debian's kernel package linux-image-amd64") from None
+    except subprocess.CalledProcessError as e:
+        why = (e.stderr.strip().split("\n") or [""])[-1]
+        raise Skip(f"{' '.join(argv)}: {why}: apt-get update, or go online") from None
+
+
+def _fetch_kernel(cache):
+    """Unpacks (never installs) the kernel package; gives its directory."""
+    depends = _apt("apt-cache", "depends", "--important", "linux-image-amd64")
+    found = re.search(r"linux-image-[0-9]\S*-amd64", depends)
+    if not found:
+        raise Skip("apt knows no linux-image-amd64: apt-get update")
+    work = os.path.join(cache, "kernel.new")
+    shutil.rmtree(work, ignore_errors=True)
+    os.makedirs(work)
+    _apt("apt-get", "download", "-q", found.group(0), cwd=work)
+    deb = glob.glob(os.path.join(work, "*.deb"))[0]
+    subprocess.run(["dpkg", "-x", deb, work], check=True)
+    os.unlink(deb)
+    version = os.listdir(os.path.join(work, "lib/modules"))[0]
+    subprocess.run([need("depmod", "kmod"), "-b", work, version], check=True)
+    os.rename(work, os.path.join(cache, "kernel"))
+
+
+def _kernel_modules(tree, kernel, names):
+    """The modules with what they depend on, and for each name the order of insmod."""
+    version = os.listdir(os.path.join(kernel, "lib/modules"))[0]
+    modprobe = need("modprobe", "kmod")
+    for name in names:
+        shown = subprocess.run([modprobe, "-d", kernel, "-S", version, "--show-depends", name],
+                               capture_output=True, text=True, check=True).stdout
+        order = re.findall(r"^insmod (\S+)", shown, re.M)
+        for module in order:
+            tree.copy(module, f"lib/modules/{os.path.basename(module)}")
+        tree.put(f"lib/modules/{name}.order",
+                 "".join(os.path.basename(m) + "\n" for m in order).encode())
+
+
+def linux(cache):
+    """(kernel image, initramfs) for QEMU."""
+    need("modprobe", "kmod")
+    with _locked(cache):
+        kernel = os.path.join(cache, "kernel")
+        if not os.path.isdir(kernel):
+            _fetch_kernel(cache)
+        tree = Tree()
+        tree.busybox()
+        tree.scripts()
+        _kernel_modules(tree, kernel, KERNEL_MODULES)
+        tree.program(need("mkfs.ext4", "e2fsprogs"), "sbin/mkfs.ext4")
+        tree.copy("/etc/mke2fs.conf", "etc/mke2fs.conf")
+        tree.program(need("blkdiscard", "util-linux"), "sbin/blkdiscard")
+        initrd = os.path.join(cache, f"initrd-{tree.digest()}.cpio")
+        if not os.path.exists(initrd):
+            with open(initrd + ".new", "wb") as f:
+                tree.write_cpio(f)
+            os.rename(initrd + ".new", initrd)
+        return glob.glob(os.path.join(kernel, "boot/vmlinuz-*"))[0], initrd
+
+
+def uml_root(root):
+    """Writes a root directory for User-Mode Linux; gives the program."""
+    uml = need("linux.uml", "user-mode-linux")
+    tree = Tree()
+    tree.busybox()
+    tree.scripts()
+    for name in UML_MODULES:
+        found = sorted(glob.glob(f"/usr/lib/uml/modules/*/kernel/**/{name}.ko", recursive=True))
+        if not found:
+            raise Skip(f"no {name}.ko for User-Mode Linux: apt-get install user-mode-linux")
+        tree.copy(found[-1], f"lib/modules/{name}.ko")
+        tree.put(f"lib/modules/{name}.order", f"{name}.ko\n".encode())
+    tree.write_directory(root)
+    return uml

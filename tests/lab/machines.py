@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""The foreign front-ends: QEMU (TCG only, never KVM) and User-Mode Linux.
+
+A guest script speaks to the host over the console: "LAB name=value" is a fact,
+"LAB-PASS" and "LAB-FAIL reason" are its verdict.  A machine has a hard time limit and is
+killed at a kernel panic; its console is part of every failure message.
+"""
+
+import os
+import re
+import time
+
+import guestfs
+from lab import Child, Fail, need, read_text, tail
+
+QEMU_PACKAGE = "qemu-system-x86"
+TIME_LIMIT = 150
+
+
+class Machine:
+    def __init__(self, lab, name):
+        self.lab = lab
+        self.name = name
+        self.console = lab.path(f"{name}.console")
+        self.child = None
+        lab.logs.append(self.console)
+
+    def wait(self, expect_status=0, timeout=TIME_LIMIT):
+        """Waits for the guest to power off, judges its verdict, gives its facts."""
+        end = time.monotonic() + timeout
+        while self.child.wait(0.1) is None:
+            if time.monotonic() > end:
+                self._die(f"not finished after {timeout} s")
+            if re.search(r"Kernel panic|end Kernel panic", read_text(self.console)):
+                time.sleep(0.3)     # let the rest of the message out
+                self._die("the guest's kernel panicked")
+        log = read_text(self.console)
+        verdict = re.findall(r"^LAB-(PASS|FAIL)(.*)", log, re.M)
+        for word, why in verdict:
+            if word == "FAIL":
+                self._die(f"the guest says:{why}")
+        status = self.child.poll()
+        if status != expect_status:
+            self._die(f"ended with status {status}")
+        if not verdict:
+            self._die("ended without a verdict")
+        self.lab.note(f"{self.name}: guest passed")
+        return dict(re.findall(r"^LAB ([\w.-]+)=(.*?)\s*$", log, re.M))
+
+    def _die(self, why):
+        self.child.kill()
+        raise Fail(f"{self.name}: {why}\n{tail(self.console)}{tail(self.child.err_path)}")
+
+
+class Qemu(Machine):
+    """params go to the guest's script as environment variables, by the kernel's command line."""
+
+    def __init__(self, lab, script, devices, memory="256M", cpus=1, params=None,
+                 reboots=False, name="qemu"):
+        super().__init__(lab, name)
+        qemu = need("qemu-system-x86_64", QEMU_PACKAGE)
+        kernel, initrd = guestfs.linux(lab.cache)
+        words = ["console=ttyS0", "quiet", "panic=-1", f"t={script}"]
+        words += [f"{k}={v}" for k, v in (params or {}).items()]
+        argv = [qemu, "-M", "q35,memory-backend=mem", "-accel", "tcg,thread=multi", "-cpu", "max",
+                "-smp", cpus, "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
+                "-object", f"memory-backend-memfd,id=mem,size={memory},share=on",
+                "-serial", f"file:{self.console}", *devices,
+                "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
+        if not reboots:
+            argv.append("-no-reboot")
+        self.child = Child(lab, name, argv)
+
+
+def vhost_user_device(kind, socket, **properties):
+    """QEMU's arguments for one vhost-user device behind a socket."""
+    extra = "".join(f",{k.replace('_', '-') if k in ('num_queues', 'queue_size') else k}={v}"
+                    for k, v in properties.items())
+    return ["-chardev", f"socket,id=c-{kind},path={socket}",
+            "-device", f"vhost-user-{kind}-pci,chardev=c-{kind}{extra}"]
+
+
+class Uml(Machine):
+    """A Linux kernel as a process, its root a directory of ours, read-only."""
+
+    def __init__(self, lab, script, devices, files=None, params=None, name="uml"):
+        super().__init__(lab, name)
+        root = lab.path(f"{name}-root")
+        os.mkdir(root)
+        uml = guestfs.uml_root(root)
+        for path, data in (files or {}).items():
+            with open(os.path.join(root, path), "wb") as f:
+                f.write(data)
+        words = [f"t={script}"] + [f"{k}={v}" for k, v in (params or {}).items()]
+        argv = [uml, "mem=128M", "rootfstype=hostfs", f"rootflags={root}", "ro", "quiet",
+                "init=/init", "con=null", "con0=null,fd:1", "ssl=null", "panic=-1", *words]
+        argv += [f"virtio_uml.device={socket}:{virtio_id}:{n}"
+                 for n, (socket, virtio_id) in enumerate(devices)]
+        self.child = Child(lab, name, argv, env={"TMPDIR": lab.shm_dir(), "HOME": lab.tmp})
+        self.console = self.child.out_path
+        lab.logs[-1] = self.console
