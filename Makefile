@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# A thin face over meson. `make demo` and `make check` install what they lack (apt-get, as root), build and run.
+BUILD ?= build
+PREFIX ?= /usr/local
+
+.PHONY: all setup demo check check-lab bench coverage soak install clean help
+
+all: setup
+	@ninja -C $(BUILD)
+
+setup:
+	@tools/need build
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix=$(PREFIX) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@rm -f $(BUILD).log
+
+demo:                   # the main job on a 64 MiB file, without a virtual machine
+	@tools/need build demo
+	@$(MAKE) -s all
+	@$(BUILD)/bin/vhk demo
+
+check:                  # every test: native, sanitizers, valgrind, aarch64, fuzzers, real guests
+	@tools/need build check
+	@tools/check
+
+check-lab: all          # the real guests alone
+	@tools/need build check
+	@tools/check native-build lab
+
+bench:                  # the ring, and the null device against qemu-storage-daemon
+	@tools/need build bench
+	@$(MAKE) -s all
+	@bench/run $(BUILD)
+
+coverage:               # line coverage of src/, held against tests/coverage-floor
+	@tools/need build check
+	@tools/check coverage
+
+soak:                   # the long forms: all lab combinations, 10 minutes per fuzzer
+	@tools/need build check
+	@tools/check --soak
+
+install: all
+	@meson install -C $(BUILD)
+
+clean:
+	@rm -rf $(BUILD) build-*
+
+help:
+	@sed -n 's/^\([a-z-]*\):[^#]*# */\1: /p' Makefile
