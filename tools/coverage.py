@@ -5,31 +5,26 @@
 Each room's figure and the whole; fails below the floor. gcov alone, no other package.
 """
 import collections
-import gzip
 import json
 import os
 import subprocess
 import sys
-import tempfile
 
 top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 build = os.path.join(top, sys.argv[1])
 lines = collections.defaultdict(dict)           # file -> line -> hits
 
 data = [os.path.join(d, f) for d, _, fs in os.walk(build) for f in fs if f.endswith('.gcda')]
-with tempfile.TemporaryDirectory() as tmp:
-    for i in range(0, len(data), 20):
-        subprocess.run(['gcov', '--json-format', '--object-directory', build] + data[i:i + 20], cwd=tmp, check=False,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for name in os.listdir(tmp):
-            path = os.path.join(tmp, name)
-            for f in json.load(gzip.open(path))['files']:
-                source = os.path.relpath(os.path.normpath(os.path.join(build, f['file'])), top)
-                if source.startswith(('src/', 'programs/')) and not os.path.basename(source).startswith('test'):
-                    for line in f['lines']:
-                        n = line['line_number']
-                        lines[source][n] = lines[source].get(n, 0) + line['count']
-            os.unlink(path)
+for path in data:
+    out = subprocess.run(['gcov', '--json-format', '--stdout', path], cwd=build, check=False, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    for text in out.splitlines():
+        for f in json.loads(text)['files']:
+            source = os.path.relpath(os.path.normpath(os.path.join(build, f['file'])), top)
+            if source.startswith(('src/', 'programs/')) and not os.path.basename(source).startswith('test'):
+                for line in f['lines']:
+                    n = line['line_number']
+                    lines[source][n] = lines[source].get(n, 0) + line['count']
 
 rooms = collections.defaultdict(lambda: [0, 0])
 for source, hits in lines.items():
