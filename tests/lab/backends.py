@@ -63,6 +63,7 @@ class Backend:
 
 class VhkBlk(Backend):
     kind = "vhk"
+    cache = "back"
 
     def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
                  options=(), name="vhk-blk"):
@@ -76,8 +77,10 @@ class VhkBlk(Backend):
 
 
 class QsdBlk(Backend):
-    """Its serial is fixed: it has no option for one."""
+    """Its serial is fixed: it has no option for one.  Its configuration says "write through"
+    until the driver has set something else."""
     kind = "qsd"
+    cache = "through"
     serial = "vhost_user_blk"
 
     def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,

@@ -84,7 +84,6 @@ class Lab:
         self.backend = backend
         self.verbose = verbose
         self.children = []
-        self.logs = []          # paths whose tail explains a failure
         self.tmp = tempfile.mkdtemp(prefix="vhk-lab.")
         self.start = time.monotonic()
 

@@ -23,17 +23,28 @@ class Machine:
         self.name = name
         self.console = lab.path(f"{name}.console")
         self.child = None
-        lab.logs.append(self.console)
+        self.seen = 0
+
+    def await_fact(self, name, timeout=TIME_LIMIT):
+        """Waits until the guest, which goes on, has said a fact."""
+        end = time.monotonic() + timeout
+        while not re.search(f"^LAB {name}=", read_text(self.console), re.M):
+            self._echo()
+            if self.child.poll() is not None or time.monotonic() > end:
+                self._die(f"ended, or {timeout} s are over, before it said '{name}'")
+            time.sleep(0.1)
 
     def wait(self, expect_status=0, timeout=TIME_LIMIT):
         """Waits for the guest to power off, judges its verdict, gives its facts."""
         end = time.monotonic() + timeout
         while self.child.wait(0.1) is None:
+            self._echo()
             if time.monotonic() > end:
                 self._die(f"not finished after {timeout} s")
             if re.search(r"Kernel panic|end Kernel panic", read_text(self.console)):
                 time.sleep(0.3)     # let the rest of the message out
                 self._die("the guest's kernel panicked")
+        self._echo()
         log = read_text(self.console)
         verdict = re.findall(r"^LAB-(PASS|FAIL)(.*)", log, re.M)
         for word, why in verdict:
@@ -47,21 +58,33 @@ class Machine:
         self.lab.note(f"{self.name}: guest passed")
         return dict(re.findall(r"^LAB ([\w.-]+)=(.*?)\s*$", log, re.M))
 
+    def _echo(self):
+        """With --verbose: each console line when it comes."""
+        if self.lab.verbose:
+            lines = read_text(self.console).split("\n")[:-1]
+            for line in lines[self.seen:]:
+                self.lab.note(f"{self.name}> {line}")
+            self.seen = len(lines)
+
     def _die(self, why):
         self.child.kill()
         raise Fail(f"{self.name}: {why}\n{tail(self.console)}{tail(self.child.err_path)}")
 
 
+def script_words(script, params):
+    """Kernel command line: it hands what it does not know to init as environment variables.
+    The prefix keeps our words apart from those it does know."""
+    return [f"t={script}"] + [f"lab_{k}={v}" for k, v in (params or {}).items()]
+
+
 class Qemu(Machine):
-    """params go to the guest's script as environment variables, by the kernel's command line."""
 
     def __init__(self, lab, script, devices, memory="256M", cpus=1, params=None,
                  reboots=False, name="qemu"):
         super().__init__(lab, name)
         qemu = need("qemu-system-x86_64", QEMU_PACKAGE)
         kernel, initrd = guestfs.linux(lab.cache)
-        words = ["console=ttyS0", "quiet", "panic=-1", f"t={script}"]
-        words += [f"{k}={v}" for k, v in (params or {}).items()]
+        words = ["console=ttyS0", "quiet", "panic=-1", *script_words(script, params)]
         argv = [qemu, "-M", "q35,memory-backend=mem", "-accel", "tcg,thread=multi", "-cpu", "max",
                 "-smp", cpus, "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
                 "-object", f"memory-backend-memfd,id=mem,size={memory},share=on",
@@ -91,11 +114,10 @@ class Uml(Machine):
         for path, data in (files or {}).items():
             with open(os.path.join(root, path), "wb") as f:
                 f.write(data)
-        words = [f"t={script}"] + [f"{k}={v}" for k, v in (params or {}).items()]
         argv = [uml, "mem=128M", "rootfstype=hostfs", f"rootflags={root}", "ro", "quiet",
-                "init=/init", "con=null", "con0=null,fd:1", "ssl=null", "panic=-1", *words]
+                "init=/init", "con=null", "con0=null,fd:1", "ssl=null", "panic=-1",
+                *script_words(script, params)]
         argv += [f"virtio_uml.device={socket}:{virtio_id}:{n}"
                  for n, (socket, virtio_id) in enumerate(devices)]
         self.child = Child(lab, name, argv, env={"TMPDIR": lab.shm_dir(), "HOME": lab.tmp})
         self.console = self.child.out_path
-        lab.logs[-1] = self.console

@@ -99,4 +99,103 @@ def check_file_system(lab, image, sums):
 for combination in itertools.product((1, 4), (False, True), (False, True), MEMORY):
     fs_scenario(*combination)
 
+
+# ---- QEMU: the disk's life and its properties ----
+
+def blk_device(disk, **properties):
+    return vhost_user_device("blk", disk.socket, **properties)
+
+
+@scenario("qemu-blk-reboot")
+def qemu_blk_reboot(lab):
+    """Two resets of the same QEMU with reads in flight, then a power-off."""
+    disk = backends.blk(lab, lab.image("disk.img", 128 * MIB), queues=2)
+    facts = Qemu(lab, "again", blk_device(disk, num_queues=2), cpus=2, reboots=True,
+                 params={"boots": 3, "end": "reboot"}).wait()
+    disk.stop()
+    if not {"boot1", "boot2", "boot3"} <= set(facts):
+        raise Fail(f"boots seen: {sorted(facts)}")
+
+
+@scenario("qemu-blk-twice")
+def qemu_blk_twice(lab):
+    """The same daemon serves the next front-end when one has gone."""
+    disk = backends.blk(lab, lab.image("disk.img", 128 * MIB))
+    for boot in (1, 2):
+        facts = Qemu(lab, "again", blk_device(disk), name=f"qemu{boot}",
+                     params={"boots": 2, "end": "poweroff"}).wait()
+        disk.check_alive()
+        if f"boot{boot}" not in facts:
+            raise Fail(f"boot {boot} saw another disk: {sorted(facts)}")
+    disk.stop()
+
+
+@scenario("qemu-blk-killed")
+def qemu_blk_killed(lab):
+    """A front-end that vanishes while it reads and writes takes nothing with it."""
+    disk = backends.blk(lab, lab.image("disk.img", 128 * MIB), queues=2)
+    params = {"boots": 2, "end": "killed"}
+    first = Qemu(lab, "again", blk_device(disk, num_queues=2), cpus=2, name="qemu1", params=params)
+    first.await_fact("kill")
+    first.child.kill()
+    facts = Qemu(lab, "again", blk_device(disk), name="qemu2", params=params).wait()
+    disk.stop()
+    if "boot2" not in facts:
+        raise Fail(f"boot 2 saw another disk: {sorted(facts)}")
+
+
+@scenario("qemu-blk-readonly")
+def qemu_blk_readonly(lab):
+    data = random.Random(2).randbytes(MIB)
+    image = lab.image("disk.img", 4 * MIB)
+    with open(image, "r+b") as f:
+        f.write(data)
+    disk = backends.blk(lab, image, readonly=True)
+    Qemu(lab, "readonly", blk_device(disk), params={"sum": hashlib.sha256(data).hexdigest()}).wait()
+    disk.stop()
+    with open(image, "rb") as f:
+        expect_bytes(f, 0, data + bytes(3 * MIB), "read-only disk")
+
+
+@scenario("qemu-blk-serial-geometry")
+def qemu_blk_serial_geometry(lab):
+    data = random.Random(3).randbytes(16 * MIB)
+    size = 64 * MIB + 4096
+    image = lab.image("disk.img", size)
+    with open(image, "r+b") as f:
+        f.write(data)
+        os.fsync(f.fileno())
+    before = os.stat(image).st_blocks
+    disk = backends.blk(lab, image, serial="lab-0123456789", block_size=4096)
+    Qemu(lab, "geometry", blk_device(disk),
+         params={"serial": disk.serial, "cache": disk.cache, "block": 4096, "size": size // 512}).wait()
+    disk.stop()
+    wanted = bytearray(data)
+    wanted[6 * MIB:8 * MIB] = bytes(2 * MIB)
+    wanted[10 * MIB:11 * MIB] = b"W" * MIB
+    with open(image, "rb") as f:
+        expect_bytes(f, 0, bytes(wanted[:2 * MIB]), "before the discarded range")
+        expect_bytes(f, 4 * MIB, bytes(wanted[4 * MIB:]), "after the discarded range")
+    if can_punch(lab) and os.stat(image).st_blocks > before - 2 * MIB // 512:
+        raise Fail("the discarded range still takes space in the file")
+
+
+def can_punch(lab):
+    """Whether the file system below the run's directory gives space back at all."""
+    probe = lab.path("punch")
+    with open(probe, "wb") as f:
+        f.write(bytes(MIB))
+        os.fsync(f.fileno())
+    punched = subprocess.run([need("fallocate", "util-linux"), "-p", "-l", str(MIB), probe],
+                             check=False, stderr=subprocess.DEVNULL)
+    return punched.returncode == 0 and os.stat(probe).st_blocks == 0
+
+
+@scenario("qemu-rng")
+def qemu_rng(lab):
+    source = backends.rng(lab)
+    Qemu(lab, "rng", vhost_user_device("rng", source.socket)).wait()
+    source.stop()
+
+
 BY_NAME = {s.name: s for s in TABLE}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # First process of every lab guest: runs /lab/$t.sh, says what came of it, powers off.
-# The kernel hands t=NAME and the script's parameters over from its command line.
+# The kernel hands t=NAME and the script's parameters, lab_NAME, over from its command line.
 export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

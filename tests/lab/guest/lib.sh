@@ -38,7 +38,7 @@ load_disk() {
 
 # feature BIT: what the driver and the device agreed on, for the first virtio device
 feature() {
-	dd if=/sys/bus/virtio/devices/virtio0/features bs=1 skip="$1" count=1 2>/dev/null
+	/sbin/dd status=none if=/sys/bus/virtio/devices/virtio0/features bs=1 skip="$1" count=1
 }
 
 sum() {

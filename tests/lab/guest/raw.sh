@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Writes /lab/data to the disk at $at MiB, in large and in small requests, and reads it back.
+# Writes /lab/data to the disk at $lab_at MiB, in large and in small requests, and reads it back.
 . /lab/lib.sh
 
 load_disk
@@ -9,14 +9,14 @@ want=$(sum </lab/data)
 
 read_back() {
 	echo 3 >/proc/sys/vm/drop_caches
-	dd if=/dev/vda bs="$1" skip=$((at * 1048576 / $1)) count=$((size / $1)) ${2:-} 2>/dev/null | sum
+	/sbin/dd status=none if=/dev/vda bs="$1" skip=$((lab_at * 1048576 / $1)) count=$((size / $1)) ${2:-} | sum
 }
 
-dd if=/lab/data of=/dev/vda bs=4k seek=$((at * 256)) conv=fsync 2>/dev/null
+/sbin/dd status=none if=/lab/data of=/dev/vda bs=4k seek=$((lab_at * 256)) conv=fsync
 expect large "$(read_back 65536 iflag=direct)" "$want"
 
-dd if=/dev/zero of=/dev/vda bs=64k seek=$((at * 16)) count=$((size / 65536)) oflag=direct 2>/dev/null
+/sbin/dd status=none if=/dev/zero of=/dev/vda bs=64k seek=$((lab_at * 16)) count=$((size / 65536)) oflag=direct
 [ "$(read_back 65536)" != "$want" ] || fail "zeroes did not reach the disk"
-dd if=/lab/data of=/dev/vda bs=4k seek=$((at * 256)) oflag=direct 2>/dev/null
+/sbin/dd status=none if=/lab/data of=/dev/vda bs=4k seek=$((lab_at * 256)) oflag=direct
 expect small "$(read_back 512 iflag=direct)" "$want"
 expect size "$(cat /sys/block/vda/size)" 32768
