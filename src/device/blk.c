@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The block device as control sees it: opening, feature bits, configuration space (virtio 1.3, 5.2.3-5.2.5), and the life
+ * of its rings. What requests do is in blk-request.c.
+ *
+ * Invariant: but for the atomics of struct vhk_blkdev nothing here changes once vhk_blkdev_open() has returned.
+ */
+#include <linux/virtio_blk.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "device/blk.h"
+
+/* ---- open ---- */
+
+static int blk_check_options(const struct vhk_blkdev_options *o, struct vhk_error *ret_e) {
+        if (o->size != sizeof(*o))
+                return vhk_error_set(ret_e, -EINVAL, "blk.options", "struct vhk_blkdev_options has %zu bytes here, not %zu",
+                                     sizeof(*o), o->size);
+        if (o->engine > VHK_BLKDEV_NULL)
+                return vhk_error_set(ret_e, -EINVAL, "blk.engine", "engine %d does not exist", (int)o->engine);
+        if (!o->path && o->engine != VHK_BLKDEV_NULL)
+                return vhk_error_set(ret_e, -EINVAL, "blk.path", "a file is needed (only the null engine does without)");
+        if (o->capacity && o->engine != VHK_BLKDEV_NULL)
+                return vhk_error_set(ret_e, -EINVAL, "blk.capacity", "a size can be chosen for the null engine only: a file has its own");
+        if (!o->path && !o->capacity)
+                return vhk_error_set(ret_e, -EINVAL, "blk.capacity", "the null engine needs a size or a file");
+        if (o->serial && strlen(o->serial) > BLK_SERIAL_LEN)
+                return vhk_error_set(ret_e, -EINVAL, "blk.serial", "serial \"%.40s\" is longer than %u bytes", o->serial, BLK_SERIAL_LEN);
+        if (o->block_size && (!vhk_is_pow2(o->block_size) || o->block_size < BLK_SECTOR || o->block_size > 1 << 16))
+                return vhk_error_set(ret_e, -EINVAL, "blk.block-size", "logical block size %u: must be a power of two from 512 to 65536",
+                                     o->block_size);
+        if (o->n_queues > 256)
+                return vhk_error_set(ret_e, -EINVAL, "blk.n-queues", "%u queues: at most 256", o->n_queues);
+        if (o->queue_size && (!vhk_is_pow2(o->queue_size) || o->queue_size > 32768))
+                return vhk_error_set(ret_e, -EINVAL, "blk.queue-size", "queue size %u: must be a power of two, at most 32768", o->queue_size);
+        return 0;
+}
+
+static int blk_choose_engine(struct vhk_blkdev *d, enum vhk_blkdev_engine want, struct vhk_error *ret_e) {
+        int k = -EOPNOTSUPP;
+
+        d->kind = want;
+        if (want == VHK_BLKDEV_NULL) {
+                d->engine = &blk_engine_null;
+                return 0;
+        }
+        d->engine = &blk_engine_sync;
+        if (want == VHK_BLKDEV_SYNC)
+                return 0;
+#if HAVE_LIBURING
+        k = blk_uring_probe();
+        if (k >= 0) {
+                d->engine = &blk_engine_uring;
+                d->kind = VHK_BLKDEV_IO_URING;
+                return 0;
+        }
+        const char *why = strerror(-k);
+#else
+        const char *why = "built without liburing";
+#endif
+        if (want == VHK_BLKDEV_IO_URING)
+                return vhk_error_set(ret_e, k, "blk.engine", "the io_uring engine is not to be had: %s", why);
+        vhk_log(&d->log, VHK_LOG_WARNING, "io_uring is not to be had (%s): the sync engine serves", why);
+        d->kind = VHK_BLKDEV_SYNC;
+        return 0;
+}
+
+static int blk_set_geometry(struct vhk_blkdev *d, const struct vhk_blkdev_options *o, struct vhk_error *ret_e) {
+        const char *name = o->path ? o->path : "the null disk";
+        uint64_t size = o->capacity ? o->capacity : d->file.size;
+
+        d->block_size = o->block_size ? o->block_size : VHK_MAX(BLK_SECTOR, d->file.align);
+        if (d->direct && d->block_size < d->file.align)
+                return vhk_error_set(ret_e, -EINVAL, "blk.block-size", "%s: direct I/O needs a logical block size of %u at least",
+                                     name, d->file.align);
+        if (!size)
+                return vhk_error_set(ret_e, -EINVAL, "blk.size", "%s: is empty", name);
+        if (size % d->block_size)
+                return vhk_error_set(ret_e, -EINVAL, "blk.size", "%s: its size of %llu bytes is not a multiple of the logical block size (%u)",
+                                     name, (unsigned long long)size, d->block_size);
+        if (size > INT64_MAX)
+                return vhk_error_set(ret_e, -EINVAL, "blk.size", "%s: %llu bytes are more than a file can have", name,
+                                     (unsigned long long)size);
+        d->capacity = size / BLK_SECTOR;
+        return 0;
+}
+
+static int blk_alloc_zeroes(struct vhk_blkdev *d) {
+        d->zeroes = aligned_alloc(BLK_ZERO_BYTES, BLK_ZERO_BYTES);
+        if (!d->zeroes)
+                return -ENOMEM;
+        memset(d->zeroes, 0, BLK_ZERO_BYTES);
+        for (unsigned i = 0; i < BLK_N_ZERO_IOV; i++)
+                d->zero_iov[i] = (struct iovec){ d->zeroes, BLK_ZERO_BYTES };
+        return 0;
+}
+
+VHK_API struct vhk_blkdev *vhk_blkdev_close(struct vhk_blkdev *d) {
+        if (!d)
+                return NULL;
+        vhk_close(&d->file.fd);
+        free(d->zeroes);
+        free(d);
+        return NULL;
+}
+
+VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkdev **ret_d, struct vhk_error *ret_e) {
+        struct vhk_blkdev *d;
+        int k;
+
+        if (!o || !ret_d)
+                return -EINVAL;
+        k = blk_check_options(o, ret_e);
+        if (k < 0)
+                return k;
+        d = calloc(1, sizeof(*d));
+        if (!d)
+                return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
+        d->file = (struct blk_file){ .fd = -1, .align = 1, .physical = VHK_PAGE };
+        d->log = (struct vhk_log){ o->log, o->log_arg };
+        d->read_only = o->read_only;
+        d->direct = o->direct && o->engine != VHK_BLKDEV_NULL;
+        d->n_queues = o->n_queues ? o->n_queues : 1;
+        d->queue_size = o->queue_size ? o->queue_size : 128;
+        if (o->serial)
+                memcpy(d->serial, o->serial, strlen(o->serial));
+        k = o->path ? blk_file_open(o, &d->file, ret_e) : 0;
+        if (k >= 0)
+                k = blk_set_geometry(d, o, ret_e);
+        if (k >= 0)
+                k = blk_choose_engine(d, o->engine, ret_e);
+        if (k >= 0 && (k = blk_alloc_zeroes(d)) < 0)
+                vhk_error_set(ret_e, k, "blk.memory", "out of memory");
+        if (k < 0) {
+                vhk_blkdev_close(d);
+                return k;
+        }
+        *ret_d = d;
+        return 0;
+}
+
+VHK_API enum vhk_blkdev_engine vhk_blkdev_get_engine(const struct vhk_blkdev *d) {
+        return d->kind;
+}
+
+VHK_API uint64_t vhk_blkdev_get_capacity(const struct vhk_blkdev *d) {
+        return d->capacity * BLK_SECTOR;
+}
+
+/* ---- features and configuration space ---- */
+
+static uint64_t blk_features(const struct vhk_blkdev *d) {
+        uint64_t f = VHK_BIT(VIRTIO_BLK_F_SEG_MAX) | VHK_BIT(VIRTIO_BLK_F_BLK_SIZE) | VHK_BIT(VIRTIO_BLK_F_TOPOLOGY) |
+                     VHK_BIT(VIRTIO_BLK_F_FLUSH) | VHK_BIT(VIRTIO_BLK_F_CONFIG_WCE) | VHK_BIT(VIRTIO_BLK_F_MQ);
+
+        if (d->read_only)
+                f |= VHK_BIT(VIRTIO_BLK_F_RO);
+        else
+                f |= VHK_BIT(VIRTIO_BLK_F_DISCARD) | VHK_BIT(VIRTIO_BLK_F_WRITE_ZEROES);
+        return f;
+}
+
+/* 5.2.5: neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without FLUSH: 0 at first. */
+static int blk_negotiated(void *dev, uint64_t features) {
+        struct vhk_blkdev *d = dev;
+
+        vhk_store_relaxed(&d->writeback, !!(features & VHK_BIT(VIRTIO_BLK_F_FLUSH)));
+        return 0;
+}
+
+static void blk_fill_config(const struct vhk_blkdev *d, struct blk_config *ret_c) {
+        unsigned n = d->file.physical > d->block_size ? d->file.physical / d->block_size : 1;
+        unsigned seg_max = d->queue_size > 3 ? d->queue_size - 2u : 1;  /* header and status take one each */
+
+        *ret_c = (struct blk_config){
+                .capacity = vhk_le64_of(d->capacity),
+                .seg_max = vhk_le32_of(VHK_MIN(seg_max, 126u)),
+                .blk_size = vhk_le32_of(d->block_size),
+                .physical_block_exp = (uint8_t)__builtin_ctz(n),
+                .min_io_size = vhk_le16_of((uint16_t)n),
+                .writeback = (uint8_t)vhk_load_relaxed(&d->writeback),
+                .num_queues = vhk_le16_of(d->n_queues),
+        };
+        if (d->read_only)
+                return;
+        ret_c->max_discard_sectors = vhk_le32_of(BLK_MAX_DISCARD_SECTORS);
+        ret_c->max_discard_seg = ret_c->max_write_zeroes_seg = vhk_le32_of(BLK_MAX_SEGMENTS);
+        ret_c->discard_sector_alignment = vhk_le32_of(n * d->block_size / BLK_SECTOR);
+        ret_c->max_write_zeroes_sectors = vhk_le32_of(BLK_MAX_ZEROES_SECTORS);
+        ret_c->write_zeroes_may_unmap = 1;
+}
+
+static int blk_get_config(void *dev, uint32_t off, void *buf, uint32_t n) {
+        struct blk_config c;
+
+        if (!vhk_range_within(off, n, sizeof(c)))
+                return -EINVAL;
+        blk_fill_config(dev, &c);
+        memcpy(buf, (uint8_t *)&c + off, n);
+        return 0;
+}
+
+/* Only writeback may change; a longer write must leave the rest as it is. */
+static int blk_set_config(void *dev, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
+        struct vhk_blkdev *d = dev;
+        struct blk_config old, new;
+
+        if (!vhk_range_within(off, n, sizeof(old)))
+                return -EINVAL;
+        blk_fill_config(d, &old);
+        new = old;
+        memcpy((uint8_t *)&new + off, buf, n);
+        if (new.writeback > 1)
+                return -EINVAL;
+        old.writeback = new.writeback;
+        if (memcmp(&old, &new, sizeof(old)))
+                return -EINVAL;
+        vhk_store_relaxed(&d->writeback, new.writeback);
+        return 0;
+}
+
+static void blk_reset(void *dev) {
+        struct vhk_blkdev *d = dev;
+
+        vhk_store_relaxed(&d->writeback, 0u);
+}
+
+/* ---- the rings: on their homes ---- */
+
+static void blk_queue_free(struct blk_queue *bq) {
+        free(bq->bounce_memory);
+        free(bq);
+}
+
+static int blk_queue_alloc_bounces(struct blk_queue *bq) {
+        bq->bounce_memory = aligned_alloc(BLK_BOUNCE_BYTES, (size_t)BLK_N_BOUNCES * BLK_BOUNCE_BYTES);
+        if (!bq->bounce_memory)
+                return -ENOMEM;
+        for (unsigned i = 0; i < BLK_N_BOUNCES; i++)
+                bq->bounces[i] = (uint8_t *)bq->bounce_memory + (size_t)i * BLK_BOUNCE_BYTES;
+        bq->n_bounces = BLK_N_BOUNCES;
+        return 0;
+}
+
+static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *home) {
+        struct vhk_blkdev *d = dev;
+        struct blk_queue *bq = calloc(1, sizeof(*bq));
+        int k = bq ? 0 : -ENOMEM;
+
+        if (!bq)
+                return k;
+        bq->d = d;
+        bq->q = q;
+        bq->home = home;
+        bq->wait_tail = &bq->wait;
+        if (d->direct)
+                k = blk_queue_alloc_bounces(bq);
+        if (k >= 0 && d->engine->start)
+                k = d->engine->start(bq);
+        if (k < 0) {
+                vhk_log(&d->log, VHK_LOG_ERROR, "queue %u does not start: %s", vhk_queue_get_index(q), strerror(-k));
+                blk_queue_free(bq);
+                return k;
+        }
+        vhk_queue_set_priv(q, bq);
+        return 0;
+}
+
+static void blk_queue_run_op(void *dev, struct vhk_queue *q) {
+        blk_queue_run(dev, q);
+}
+
+static void blk_queue_run_null_op(void *dev, struct vhk_queue *q) {
+        blk_queue_run_null(dev, q);
+}
+
+static void blk_queue_stopped(void *dev, struct vhk_queue *q) {
+        struct blk_queue *bq = vhk_queue_get_priv(q);
+
+        if (!bq)
+                return;
+        if (bq->d->engine->stop)
+                bq->d->engine->stop(bq);
+        vhk_queue_set_priv(q, NULL);
+        blk_queue_free(bq);
+}
+
+VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops *ret_ops) {
+        if (!d || !ret_ops || ret_ops->size != sizeof(*ret_ops))
+                return -EINVAL;
+        *ret_ops = (struct vhk_device_ops){
+                .size = sizeof(*ret_ops),
+                .virtio_id = 2,
+                .n_queues = d->n_queues,
+                .queue_size_max = d->queue_size,
+                .req_size = sizeof(struct blk_req),
+                .config_len = sizeof(struct blk_config),
+                .threads = VHK_THREADS_PER_QUEUE,
+                .disabled = VHK_DISABLED_HOLD,
+                .features = blk_features(d),
+                .negotiated = blk_negotiated,
+                .get_config = blk_get_config,
+                .set_config = blk_set_config,
+                .queue_start = blk_queue_start,
+                .queue_run = d->engine == &blk_engine_null ? blk_queue_run_null_op : blk_queue_run_op,
+                .queue_stopped = blk_queue_stopped,
+                .reset = blk_reset,
+        };
+        return 0;
+}
