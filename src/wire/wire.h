@@ -56,7 +56,8 @@ const struct vhk_row *vhk_wire_row(enum vhk_dir dir, uint32_t id, uint8_t phase)
 const char *vhk_rule_id(enum vhk_rule r);
 const char *vhk_rule_text(enum vhk_rule r);
 
-/* A request's header alone, as soon as its 12 bytes are there: what must not even be read further. */
+/* A request's header alone, as soon as its 12 bytes are there. A rule that is fatal (vhk_rule_is_fatal()): read nothing more
+ * and close. Another one: the payload may still be read, and vhk_wire_check() will say the same of the whole message. */
 enum vhk_rule vhk_wire_check_header(const struct vhk_wire_state *s, enum vhk_dir dir, const struct vhk_hdr *h);
 
 /* A whole request: direction, version and flag bits, size (each variant), descriptors, gate, ring index, field rules.
@@ -64,11 +65,11 @@ enum vhk_rule vhk_wire_check_header(const struct vhk_wire_state *s, enum vhk_dir
 enum vhk_rule vhk_wire_check(const struct vhk_wire_state *s, enum vhk_dir dir, const struct vhk_hdr *h,
                              const void *payload, unsigned n_fds, const struct vhk_row **ret_row);
 
-/* A reply to @req: id, flags (exactly version | REPLY), size (each one deployed peers send), descriptors. */
+/* A reply to @req (which went in direction @dir): id, flags (exactly version | REPLY), size (each one deployed peers send), descriptors. */
 enum vhk_rule vhk_wire_check_reply(const struct vhk_wire_state *s, enum vhk_dir dir, const struct vhk_hdr *req,
                                    const struct vhk_hdr *reply, const void *payload, unsigned n_fds);
 
-/* Which answer does @h ask for? */
+/* Which answer does @h ask for? @row is NULL for an unknown message, which is acknowledged (with an error) when asked. */
 enum vhk_answer {
         VHK_ANSWER_NONE,
         VHK_ANSWER_ACK,         /* a u64, 0 for success: NEED_REPLY and REPLY_ACK negotiated, or a row that is always acknowledged */
@@ -78,6 +79,10 @@ enum vhk_answer vhk_wire_answer(const struct vhk_wire_state *s, const struct vhk
 
 /* The ring that a message is about: -1 for the rows whose scope is not a ring. Only after vhk_wire_check(). */
 int vhk_wire_ring(const struct vhk_row *row, const void *payload);
+
+/* Region @i of a memory table or of a single region, in the longer form (Xen fields 0 where they are not on the wire). Only
+ * after vhk_wire_check(). */
+struct vhk_p_region_xen vhk_wire_region(uint64_t protocol, const void *payload, unsigned i);
 
 /* Which protocol (virtio) features may be negotiated together: 0, or the rule broken by @protocol given @features. */
 enum vhk_rule vhk_wire_check_protocol(uint64_t features, uint64_t protocol);
@@ -98,7 +103,8 @@ struct vhk_decoder {
 int vhk_decoder_init(struct vhk_decoder *d);
 void vhk_decoder_done(struct vhk_decoder *d);           /* closes what it holds */
 /* How many bytes to receive at most now (never beyond the end of this message, so that descriptors stay with theirs):
- * header first, then the payload that the header announces. 0: a message is complete. */
+ * header first, then the payload that the header announces. 0: a message is complete, or never will be because its header
+ * announces more than VHK_MAX_PAYLOAD (VHK_RULE_OVERSIZE: close). */
 size_t vhk_decoder_want(const struct vhk_decoder *d);
 /* Where they go. */
 void *vhk_decoder_space(struct vhk_decoder *d);
@@ -106,6 +112,11 @@ void *vhk_decoder_space(struct vhk_decoder *d);
  * (then check it before asking for more), 0 otherwise. */
 int vhk_decoder_fed(struct vhk_decoder *d, size_t n, const int *fds, unsigned n_fds);
 bool vhk_decoder_complete(const struct vhk_decoder *d);
+/* How many descriptors the peer sent with this message, as vhk_wire_check() wants to know it: more than VHK_MAX_FDS if some
+ * were surplus, which no row allows. */
+static inline unsigned vhk_decoder_n_fds(const struct vhk_decoder *d) {
+        return d->n_fds + (d->surplus_fds ? VHK_MAX_FDS + 1u : 0u);
+}
 struct vhk_hdr vhk_decoder_header(const struct vhk_decoder *d);
 /* The message was handled: closes the descriptors that were not taken (set to -1), starts over. */
 void vhk_decoder_next(struct vhk_decoder *d);
