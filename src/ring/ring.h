@@ -65,31 +65,40 @@ const char *vhk_ring_rule_text(enum vhk_ring_rule r);
 
 /* What a queue asks of whoever owns it (the back-end). On the home. */
 struct vhk_queue_owner_ops {
-        void (*broken)(void *owner, struct vhk_queue *q, enum vhk_ring_rule rule);      /* once, when it becomes BROKEN */
-        void (*settled)(void *owner, struct vhk_queue *q);      /* in-flight requests of earlier snapshots are all done, or none is in flight */
+        /* once, when it becomes BROKEN; from inside of pop or flush: take note, do not call the queue */
+        void (*broken)(void *owner, struct vhk_queue *q, enum vhk_ring_rule rule);
+        /* in-flight requests of earlier snapshots are all done, or (draining) none is in flight; and all is flushed. This and run
+         * are posted to home, so they never come from inside of a call of the device's */
+        void (*settled)(void *owner, struct vhk_queue *q);
         void (*run)(void *owner, struct vhk_queue *q);          /* completions from other threads were pushed, slots came free: pop again */
 };
 
-/* @size_max: largest ring; slots and iovec blocks are allocated at start. All on control, before home knows of it, or on home. */
+/* @size_max: largest ring; slots and iovec blocks are allocated at start. All on control, before home knows of it, or on home.
+ * vhk_queue_free() belongs to home. */
 int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct vhk_worker *home,
                   const struct vhk_queue_owner_ops *ops, void *owner, struct vhk_queue **ret_q);
 struct vhk_queue *vhk_queue_free(struct vhk_queue *q);          /* none in flight */
 
 /* home; STOPPED -> RUNNING. @avail: next available index. The used index is read from guest memory (vhost-user) or given
- * (@used >= 0). 0, -ENOMEM, -EPIPE (its memory is gone: BROKEN) */
+ * (@used >= 0). 0, -EINVAL (num is no power of two,
+ * or above size_max), -ENOMEM, -EPIPE (its memory is gone: BROKEN) */
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used);
-/* home; a running ring goes over to @c (takes a reference). num and the ring's sizes do not change. 0: settled at once;
- * 1: requests popped under the former snapshot are in flight: ops->settled comes when they are done */
+/* home; a running ring goes over to @c (takes a reference), between two bursts. num does not change; without areas (desc, avail,
+ * used NULL) the ring's own memory is gone: BROKEN. A new call descriptor is signalled once: what was published may not have
+ * been seen. A ring that was enabled may have work: run it. 0: settled at once; 1: requests popped under the former snapshot
+ * are in flight: ops->settled comes when they are done */
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
-/* home; pop gives nothing from now on */
-void vhk_queue_drain(struct vhk_queue *q);
+/* home; pop gives nothing from now on. 0: none is in flight; 1: ops->settled comes when that is so */
+int vhk_queue_drain(struct vhk_queue *q);
+/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE); ops->broken is called */
+void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule);
 /* home; none in flight: -> STOPPED, gives up its config; returns the next available index (also of a BROKEN ring) */
 uint16_t vhk_queue_stop(struct vhk_queue *q);
 bool vhk_queue_is_broken(const struct vhk_queue *q);
 /* home; has the driver made something available that pop would give? (for pollers: reads one shared word) */
 bool vhk_queue_has_work(const struct vhk_queue *q);
 
-struct vhk_queue_metrics { uint64_t requests, notifications, flushes, faults; };
+struct vhk_queue_metrics { uint64_t requests, notifications, flushes, faults, device_bugs; };   /* published, sent, guest's, device's */
 void vhk_queue_get_metrics(const struct vhk_queue *q, struct vhk_queue_metrics *ret_m);        /* relaxed loads, any thread */
 
 /* ---- driver side: one split ring in memory of our own ---- */

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The life of a device-side queue: start, new configurations, drain, stop, completions from other threads, faults. What
+ * happens per request is in split.c. On the queue's home, but for vhk_req_complete() and the metrics.
+ *
+ * Memory snapshots: a request in flight holds no reference; the queue counts them. Requests of the current generation
+ * are in_flight less the old ones; when a new snapshot is adopted, their number moves to old[], with the reference to the
+ * snapshot, and each is counted down there when it is pushed.
+ *
+ * Callbacks that may take the queue apart (settled) or call the device (run) go through home's mailbox, so that
+ * they never run inside of a device's call.
+ */
+#include "ring/queue.h"
+
+#include "base/fd.h"
+
+#define META_NONE 0xff          /* no request is ordinary: each push takes the slow way */
+
+static void events(struct vhk_post *p);
+static void completions(struct vhk_post *p);
+
+int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct vhk_worker *home,
+                  const struct vhk_queue_owner_ops *ops, void *owner, struct vhk_queue **ret_q) {
+        struct vhk_queue *q = aligned_alloc(VHK_CACHE_LINE, sizeof(*q));
+
+        if (!q)
+                return -ENOMEM;
+        *q = (struct vhk_queue){
+                .hold = VHK_HOLD_STOPPED, .meta = META_NONE,
+                .index = index, .size_max = size_max, .req_size = req_size,
+                .home = home, .ops = ops, .owner = owner,
+                .events.fn = events, .completions.fn = completions,
+        };
+        *ret_q = q;
+        return 0;
+}
+
+static void free_storage(struct vhk_queue *q) {
+        free(VHK_STEAL(q->allocated));
+        free(VHK_STEAL(q->blocks));
+        free(VHK_STEAL(q->popped));
+        free(VHK_STEAL(q->scratch));
+        q->num_allocated = 0;
+}
+
+struct vhk_queue *vhk_queue_free(struct vhk_queue *q) {
+        if (!q)
+                return NULL;
+        if (!(q->hold & VHK_HOLD_STOPPED))
+                vhk_queue_stop(q);
+        if (vhk_load_relaxed(&q->events.queued)) {              /* home's own post: no other thread queues it */
+                q->dying = true;
+                return NULL;
+        }
+        free_storage(q);
+        free(q);
+        return NULL;
+}
+
+/* ---- start and stop ---- */
+
+/* An odd number of cache lines, so that the slots do not all fall into the same sets. */
+static uint32_t slot_stride(uint32_t req_size) {
+        uint32_t lines = (uint32_t)((sizeof(struct vhk_slot) + req_size + VHK_CACHE_LINE - 1) / VHK_CACHE_LINE);
+        return (lines | 1) * VHK_CACHE_LINE;
+}
+
+static int allocate(struct vhk_queue *q, uint16_t num) {
+        if (q->num_allocated == num)
+                return 0;
+        free_storage(q);
+
+        q->stride = slot_stride(q->req_size);
+        q->allocated = aligned_alloc(VHK_CACHE_LINE, (size_t)num * q->stride);
+        q->blocks = malloc(VHK_MIN(num, VHK_QUEUE_BLOCKS) * VHK_BLOCK_IOVECS * sizeof(struct iovec));
+        q->popped = malloc(num * sizeof(*q->popped));
+        q->scratch = malloc(VHK_QUEUE_MAX_INDIRECT * sizeof(struct vhk_desc));
+        if (!q->allocated || !q->blocks || !q->popped || !q->scratch) {
+                free_storage(q);
+                return -ENOMEM;
+        }
+        q->slots = q->allocated;
+        q->num_allocated = num;
+        return 0;
+}
+
+static void reset_slots(struct vhk_queue *q) {
+        for (uint32_t i = 0; i < q->num_allocated; i++) {
+                struct vhk_slot *s = vhk_queue_slot(q, i);
+                s->req = (struct vhk_req){
+                        .out = s->iov, .in = s->iov, .head = (uint16_t)i, .priv = s + 1,
+                        .internal[VHK_REQ_QUEUE] = (uintptr_t)q,
+                };
+        }
+        q->n_blocks_free = (uint8_t)VHK_MIN(q->num_allocated, VHK_QUEUE_BLOCKS);
+        for (uint8_t i = 0; i < q->n_blocks_free; i++)
+                q->free_blocks[i] = q->n_blocks_free - 1 - i;   /* the lowest is taken first */
+        memset(q->popped, 0, q->num_allocated * sizeof(*q->popped));
+}
+
+static void set_hold(struct vhk_queue *q, unsigned bit, bool on) {
+        q->hold = (uint8_t)(on ? q->hold | bit : q->hold & ~bit);
+}
+
+/* Points the queue at @c, whose reference it takes over. */
+static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
+        q->config = c;
+        q->desc = c->desc;
+        q->avail = c->avail;
+        q->used = c->used;
+        q->mem = c->mem;
+        q->call = c->call;
+        q->event_idx = c->event_idx;
+        q->indirect = c->indirect;
+        q->cache = (struct vhk_mem_cache){ 0 };
+        q->bad_seen = 0;
+        set_hold(q, VHK_HOLD_DISABLED, !c->enabled && !c->discard);
+}
+
+static void notify(struct vhk_queue *q) {
+        vhk_count(&q->n_notifications, 1);
+        vhk_fdref_notify(q->call);
+}
+
+int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used) {
+        assert(q->hold & VHK_HOLD_STOPPED);
+        if (!vhk_is_pow2(c->num) || c->num > q->size_max)
+                return -EINVAL;
+        int r = allocate(q, c->num);
+        if (r < 0)
+                return r;
+        reset_slots(q);
+        q->mask = c->num - 1;
+        q->last_avail = q->avail_seen = avail;
+        q->in_flight = 0;
+        q->generation = q->n_old = 0;
+        q->meta = 1;
+        q->hold = 0;
+        q->blocked = q->unblocked = q->settle = false;
+        point_at(q, vhk_ring_config_ref(c));
+        if (!c->desc || !c->avail || !c->used || vhk_memmap_is_bad(c->mem, &q->bad_seen)) {
+                vhk_queue_fault(q, VHK_RING_MEMORY);
+                return -EPIPE;
+        }
+        q->used_idx = q->used_published = used >= 0 ? (uint16_t)used : vhk_le16_get((vhk_le16){ vhk_load_relaxed(&q->used->idx.v) });
+        if (q->used_idx)        /* a ring that ran before: whoever served it may have died between publishing and notifying */
+                notify(q);
+        return 0;
+}
+
+uint16_t vhk_queue_stop(struct vhk_queue *q) {
+        if (q->hold & VHK_HOLD_STOPPED)
+                return q->last_avail;
+        vhk_queue_flush(q);
+        if (q->in_flight)
+                reset_slots(q);         /* the device's bug: a push that comes too late finds nothing in flight */
+        q->hold = VHK_HOLD_STOPPED;
+        q->meta = META_NONE;
+        q->in_flight = 0;
+        for (unsigned i = 0; i < VHK_QUEUE_GENERATIONS; i++)
+                q->old[i].mem = vhk_memmap_unref(q->old[i].mem);
+        q->n_old = 0;
+        q->settle = q->tell_settled = q->tell_run = q->unblocked = false;
+        q->desc = NULL;
+        q->avail = NULL;
+        q->used = NULL;
+        q->mem = NULL;
+        q->call = NULL;
+        q->config = vhk_ring_config_unref(q->config);
+        return q->last_avail;
+}
+
+int vhk_queue_drain(struct vhk_queue *q) {
+        set_hold(q, VHK_HOLD_DRAINING, true);
+        q->settle = true;
+        vhk_queue_flush(q);
+        if (q->in_flight)
+                return 1;
+        q->settle = q->tell_settled = false;
+        return 0;
+}
+
+/* ---- generations ---- */
+
+static uint32_t n_current(const struct vhk_queue *q) {
+        uint32_t n = q->in_flight;
+
+        for (unsigned i = 0; i < VHK_QUEUE_GENERATIONS; i++)
+                n -= q->old[i].mem ? q->old[i].n : 0;
+        return n;
+}
+
+/* A free place for the current generation; without one pop waits until an old generation is done. */
+static void new_generation(struct vhk_queue *q) {
+        for (uint8_t i = 0; i < VHK_QUEUE_GENERATIONS; i++)
+                if (!q->old[i].mem) {
+                        q->generation = i;
+                        q->meta = q->hold & VHK_HOLD_BROKEN ? META_NONE : (uint8_t)(i + 1);
+                        set_hold(q, VHK_HOLD_GENERATIONS, false);
+                        return;
+                }
+        q->generation = VHK_QUEUE_GENERATIONS;
+        q->meta = META_NONE;
+        set_hold(q, VHK_HOLD_GENERATIONS, true);
+}
+
+/* The current snapshot gives way to another; requests that use it keep it alive. */
+static void retire_generation(struct vhk_queue *q) {
+        uint32_t n = q->generation < VHK_QUEUE_GENERATIONS ? n_current(q) : 0;
+
+        if (n) {
+                q->old[q->generation].mem = vhk_memmap_ref(q->mem);
+                q->old[q->generation].n = n;
+                q->n_old++;
+        }
+        new_generation(q);
+}
+
+void vhk_queue_put_block(struct vhk_queue *q, unsigned block) {
+        q->free_blocks[q->n_blocks_free++] = (uint8_t)block;
+        q->unblocked = q->blocked;
+        q->blocked = false;
+}
+
+void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) {
+        unsigned block = (unsigned)(meta >> 8), generation = (meta & 0xff) - 1;
+
+        if (block)
+                vhk_queue_put_block(q, block - 1);
+        if (generation == q->generation || --q->old[generation].n)
+                return;
+        q->old[generation].mem = vhk_memmap_unref(q->old[generation].mem);
+        q->n_old--;
+        if (q->hold & VHK_HOLD_GENERATIONS) {
+                new_generation(q);
+                q->unblocked = true;
+        }
+}
+
+int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
+        assert(!(q->hold & VHK_HOLD_STOPPED) && c->num == q->mask + 1u);
+        vhk_queue_flush(q);             /* what was pushed goes to the areas that it was written to */
+
+        struct vhk_ring_config *former = q->config;
+        bool other_memory = c->mem != q->mem, other_call = c->call && c->call != q->call;
+
+        if (other_memory)
+                retire_generation(q);
+        point_at(q, vhk_ring_config_ref(c));
+        vhk_ring_config_unref(former);
+        if (!c->desc || !c->avail || !c->used)
+                vhk_queue_fault(q, VHK_RING_MEMORY);
+        if (other_call && !(q->hold & VHK_HOLD_BROKEN))
+                notify(q);
+        if (!other_memory || !q->n_old)
+                return 0;
+        q->settle = true;
+        return 1;
+}
+
+/* ---- faults ---- */
+
+void vhk_queue_fault(struct vhk_queue *q, enum vhk_ring_rule rule) {
+        if (q->hold & VHK_HOLD_BROKEN)
+                return;
+        set_hold(q, VHK_HOLD_BROKEN, true);
+        q->meta = META_NONE;
+        q->used_published = q->used_idx;        /* nothing more is published */
+        vhk_count(&q->n_faults, 1);
+        q->ops->broken(q->owner, q, rule);
+}
+
+void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule) {
+        vhk_queue_fault(q, rule);
+}
+
+bool vhk_queue_is_broken(const struct vhk_queue *q) {
+        return q->hold & VHK_HOLD_BROKEN;
+}
+
+/* ---- what home tells itself ---- */
+
+void vhk_queue_check_settled(struct vhk_queue *q) {
+        if (q->settle && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : !q->n_old)) {
+                q->settle = false;
+                q->tell_settled = true;
+        }
+        if (q->unblocked) {
+                q->unblocked = false;
+                q->tell_run = true;
+        }
+        if (q->tell_settled || q->tell_run)
+                vhk_worker_post(q->home, &q->events);
+}
+
+static void events(struct vhk_post *p) {
+        struct vhk_queue *q = vhk_container_of(p, struct vhk_queue, events);
+
+        if (q->dying) {
+                free_storage(q);
+                free(q);
+                return;
+        }
+        bool settled = q->tell_settled, run = q->tell_run;
+        q->tell_settled = q->tell_run = false;
+        if (run && !q->hold)
+                q->ops->run(q->owner, q);
+        if (settled)
+                q->ops->settled(q->owner, q);   /* last: it may end the queue */
+}
+
+/* ---- completions from other threads ---- */
+
+/*
+ * A list, newest first, that any thread may grow and home takes as a whole. Who makes it not empty posts to home, and only
+ * that post empties it: so a request cannot be pushed, and its queue cannot go away, before its completer has posted.
+ */
+VHK_API void vhk_req_complete(struct vhk_req *r, uint32_t len) {
+        struct vhk_queue *q = (struct vhk_queue *)r->internal[VHK_REQ_QUEUE];
+        struct vhk_req *first = vhk_load_relaxed(&q->completed);
+
+        r->flags = len > r->in_len;
+        if (!r->flags)
+                r->in_len = len;        /* the slot is ours until home has it: no room is needed for another length */
+        do
+                r->internal[VHK_REQ_NEXT] = (uintptr_t)first;
+        while (!__atomic_compare_exchange_n(&q->completed, &first, r, true,
+                                            __ATOMIC_RELEASE,           /* pairs with home's exchange: it sees the request's data */
+                                            __ATOMIC_RELAXED));
+        if (!first)
+                vhk_worker_post(q->home, &q->completions);
+}
+
+static void completions(struct vhk_post *p) {
+        struct vhk_queue *q = vhk_container_of(p, struct vhk_queue, completions);
+        struct vhk_req *newest = __atomic_exchange_n(&q->completed, NULL, __ATOMIC_ACQUIRE), *oldest = NULL;
+
+        while (newest) {                        /* turn it around: completions are pushed in their order */
+                struct vhk_req *next = (struct vhk_req *)newest->internal[VHK_REQ_NEXT];
+                newest->internal[VHK_REQ_NEXT] = (uintptr_t)oldest;
+                oldest = newest;
+                newest = next;
+        }
+        for (struct vhk_req *r = oldest, *next; r; r = next) {
+                next = (struct vhk_req *)r->internal[VHK_REQ_NEXT];
+                if (r->flags)
+                        vhk_count(&q->n_device_bugs, 1);
+                r->flags = 0;
+                vhk_queue_push(q, r, r->in_len);
+        }
+        vhk_queue_flush(q);
+        if (!q->hold)
+                q->ops->run(q->owner, q);
+}
+
+/* ---- small things ---- */
+
+VHK_API unsigned vhk_queue_n_in_flight(const struct vhk_queue *q) { return q->in_flight; }
+VHK_API unsigned vhk_queue_get_index(const struct vhk_queue *q) { return q->index; }
+VHK_API unsigned vhk_queue_get_size(const struct vhk_queue *q) { return q->mask + 1u; }
+VHK_API void *vhk_queue_get_priv(const struct vhk_queue *q) { return q->priv; }
+VHK_API void vhk_queue_set_priv(struct vhk_queue *q, void *priv) { q->priv = priv; }
+
+void vhk_queue_get_metrics(const struct vhk_queue *q, struct vhk_queue_metrics *ret_m) {
+        *ret_m = (struct vhk_queue_metrics){
+                .requests = vhk_load_relaxed(&q->n_requests),
+                .notifications = vhk_load_relaxed(&q->n_notifications),
+                .flushes = vhk_load_relaxed(&q->n_flushes),
+                .faults = vhk_load_relaxed(&q->n_faults),
+                .device_bugs = vhk_load_relaxed(&q->n_device_bugs),
+        };
+}

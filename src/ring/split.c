@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The device side of a split virtqueue (virtio 1.3, 2.7): what happens per request. On the queue's home; no allocation,
+ * no lock, no system call but a notification that is due.
+ *
+ * The ring is hostile: it changes while we look. Each shared field is loaded once into a local, by one load, and checked
+ * there. A walk ends: a buffer takes an iovec and iovecs end, a zero-length one takes none and is counted.
+ *
+ * pop() makes two passes over a burst: the heads are copied first (into q->popped, where unpop finds them) while their
+ * descriptors are prefetched; so the lines that are dirty in the driver's cache travel side by side.
+ */
+#include "base/fd.h"
+#include "ring/queue.h"
+
+/* A descriptor as loaded: the address, and length, flags and next in one word. */
+struct desc { uint64_t addr, word; };
+
+static inline struct desc desc_load(const struct vhk_desc *d) {
+        const uint64_t *p = (const uint64_t *)d;
+        return (struct desc){
+                vhk_le64_get((vhk_le64){ vhk_load_relaxed(&p[0]) }),
+                vhk_le64_get((vhk_le64){ vhk_load_relaxed(&p[1]) }),
+        };
+}
+
+static inline uint32_t desc_len(struct desc d) { return (uint32_t)d.word; }
+static inline uint32_t desc_flags(struct desc d) { return (uint32_t)(d.word >> 32); }  /* NEXT's number in the upper half */
+static inline uint32_t desc_next(struct desc d) { return (uint32_t)(d.word >> 48); }
+
+static inline uint16_t load_idx(const vhk_le16 *p) { return vhk_le16_get((vhk_le16){ vhk_load_relaxed(&p->v) }); }
+
+/* A walk's result besides enum vhk_ring_rule */
+#define WALK_NO_BLOCK (-1)
+
+struct walk {
+        struct vhk_slot *slot;
+        struct iovec *base, *iov, *end; /* of base, or of the block that took its place */
+        const struct vhk_desc *table;
+        uint32_t n_table;
+        uint32_t n_empty, n_crossings;
+        unsigned block;                 /* + 1; 0: the slot's own iovecs */
+        bool in_table;                  /* an indirect one */
+};
+
+/* The slot's own iovecs are full: the chain goes on in a block. */
+static int walk_grow(struct vhk_queue *q, struct walk *w) {
+        if (w->block) {
+                size_t n_descs = (size_t)(w->iov - w->base) - w->n_crossings;
+                return n_descs >= w->n_table ? VHK_RING_LOOP : VHK_RING_TOO_LONG;
+        }
+        if (!q->n_blocks_free) {
+                q->blocked = true;
+                return WALK_NO_BLOCK;
+        }
+        unsigned i = q->free_blocks[--q->n_blocks_free];
+        struct iovec *block = q->blocks + (size_t)i * VHK_BLOCK_IOVECS;
+        size_t n = (size_t)(w->iov - w->base);
+
+        memcpy(block, w->base, n * sizeof(*block));
+        w->block = i + 1;
+        w->base = block;
+        w->iov = block + n;
+        w->end = block + VHK_BLOCK_IOVECS;
+        return 0;
+}
+
+/* A buffer that is not simply a piece of the last region: empty, in another region, in several, in none, or one that finds
+ * no room. */
+static VHK_HOT __attribute__((noinline)) int walk_add(struct vhk_queue *q, struct walk *w, uint64_t addr, uint32_t len) {
+        if (!len)
+                return w->n_empty++ < w->n_table ? 0 : VHK_RING_LOOP;
+
+        if (w->iov == w->end) {
+                int r = walk_grow(q, w);
+                if (r)
+                        return r;
+        }
+        void *host = vhk_mem_host(q->mem, &q->cache, addr, len);
+        if (vhk_likely(host)) {
+                *w->iov++ = (struct iovec){ host, len };
+                return 0;
+        }
+        for (;;) {
+                int n = vhk_memmap_iov(q->mem, &q->cache, addr, len, w->iov, (unsigned)(w->end - w->iov));
+                if (n > 0) {
+                        w->iov += n;
+                        w->n_crossings += (unsigned)n - 1;
+                        return 0;
+                }
+                if (n != -ENOSPC)
+                        return VHK_RING_HOLE;
+                if (w->block)
+                        return VHK_RING_TOO_LONG;
+                int r = walk_grow(q, w);
+                if (r)
+                        return r;
+        }
+}
+
+/* A table is copied when it does not lie in one region, or where a descriptor would not be loaded by aligned loads (no rule
+ * aligns tables). The copy is what is read. */
+static VHK_COLD const struct vhk_desc *table_copy(struct vhk_queue *q, uint64_t addr, uint32_t len) {
+        uint8_t *to = (uint8_t *)q->scratch;
+        uint64_t end;
+
+        if (vhk_add_overflows(addr, (uint64_t)len, &end))
+                return NULL;
+        while (addr < end) {
+                const struct vhk_memreg *r = vhk_memmap_find_gpa(q->mem, addr);
+                if (!r)
+                        return NULL;
+                uint64_t n = VHK_MIN(r->len - (addr - r->gpa), end - addr);
+                for (const uint8_t *from = r->host + (addr - r->gpa), *stop = from + n; from < stop;)
+                        *to++ = vhk_load_relaxed(from++);
+                addr += n;
+        }
+        return q->scratch;
+}
+
+/* @d refers to an indirect table: the walk goes on there (2.7.5.3). WRITE is ignored, as a device must. */
+static VHK_HOT __attribute__((noinline)) int walk_enter(struct vhk_queue *q, struct walk *w, struct desc d) {
+        uint32_t flags = desc_flags(d), len = desc_len(d);
+
+        if (flags & 0xffff & ~(VHK_DESC_NEXT | VHK_DESC_WRITE | VHK_DESC_INDIRECT))
+                return VHK_RING_FLAGS;
+        if (w->in_table)
+                return VHK_RING_INDIRECT_NESTED;
+        if (!q->indirect)
+                return VHK_RING_INDIRECT;
+        if (flags & VHK_DESC_NEXT)
+                return VHK_RING_INDIRECT_NEXT;
+        if (!len || len % sizeof(struct vhk_desc) || len > VHK_QUEUE_MAX_INDIRECT * sizeof(struct vhk_desc))
+                return VHK_RING_INDIRECT_LENGTH;
+
+        const void *table = vhk_mem_host(q->mem, &q->cache, d.addr, len);
+        if (vhk_unlikely(!table || (uintptr_t)table % sizeof(uint64_t)))
+                table = table_copy(q, d.addr, len);
+        if (!table)
+                return VHK_RING_INDIRECT_HOLE;
+        w->table = table;
+        w->n_table = len / sizeof(struct vhk_desc);
+        w->in_table = true;
+        return 0;
+}
+
+static inline bool walk_fits(const struct vhk_queue *q, const struct walk *w, uint64_t addr, uint32_t len) {
+        uint64_t off = addr - q->cache.gpa;
+        /* an empty buffer wraps around and is out of the ordinary too */
+        return off < q->cache.len && (uint64_t)len - 1 < q->cache.len - off && w->iov != w->end;
+}
+
+/* Copies the chain that begins with descriptor @head into the request; 0, or why not. */
+static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q, struct vhk_slot *slot, uint32_t head) {
+        struct walk w = {
+                .slot = slot, .base = slot->iov, .iov = slot->iov, .end = slot->iov + VHK_SLOT_IOVECS,
+                .table = q->desc, .n_table = q->mask + 1u,
+        };
+        struct desc d = desc_load(w.table + head);
+        uint64_t sum = 0, out_len = 0;
+        uint32_t direction = 0;
+        uint16_t n_out = 0;
+        int r;
+
+        for (;;) {
+                if (vhk_unlikely(desc_flags(d) & 0xffff & ~(VHK_DESC_NEXT | VHK_DESC_WRITE))) {
+                        r = walk_enter(q, &w, d);
+                        if (vhk_unlikely(r))
+                                break;
+                        d = desc_load(w.table);
+                        continue;
+                }
+                if ((desc_flags(d) & VHK_DESC_WRITE) != direction) {
+                        r = VHK_RING_ORDER;
+                        if (vhk_unlikely(direction))
+                                break;
+                        direction = VHK_DESC_WRITE;
+                        n_out = (uint16_t)(w.iov - w.base);
+                        out_len = sum;
+                }
+                if (vhk_likely(walk_fits(q, &w, d.addr, desc_len(d)))) {
+                        *w.iov++ = (struct iovec){ q->cache.host + (d.addr - q->cache.gpa), desc_len(d) };
+                } else {
+                        r = walk_add(q, &w, d.addr, desc_len(d));
+                        if (vhk_unlikely(r))
+                                break;
+                }
+                sum += desc_len(d);
+                if (!(desc_flags(d) & VHK_DESC_NEXT)) {
+                        r = sum > UINT32_MAX ? VHK_RING_LENGTH : 0;
+                        break;
+                }
+                r = VHK_RING_NEXT;
+                if (vhk_unlikely(desc_next(d) >= w.n_table))
+                        break;
+                d = desc_load(w.table + desc_next(d));
+        }
+        if (vhk_unlikely(r)) {
+                if (w.block)
+                        vhk_queue_put_block(q, w.block - 1);
+                return r;
+        }
+        if (!direction) {
+                n_out = (uint16_t)(w.iov - w.base);
+                out_len = sum;
+        }
+        struct vhk_req *req = &slot->req;
+        req->out = w.base;
+        req->in = w.base + n_out;
+        req->n_out = n_out;
+        req->n_in = (uint16_t)(w.iov - w.base - n_out);
+        req->out_len = (uint32_t)out_len;
+        req->in_len = (uint32_t)(sum - out_len);
+        req->internal[VHK_REQ_META] = q->meta | w.block << 8;
+        return 0;
+}
+
+/* How many can be popped; -EPIPE if the index is impossible. */
+static inline int pending(struct vhk_queue *q) {
+        /* acquire: the entries and descriptors below the index are read after it; pairs with the driver's release */
+        uint16_t idx = vhk_le16_get((vhk_le16){ vhk_load_acquire(&q->avail->idx.v) });
+        uint16_t n = idx - q->last_avail, seen = q->avail_seen - q->last_avail;
+
+        if (vhk_unlikely(n > q->mask + 1u || n < seen)) {
+                vhk_queue_fault(q, VHK_RING_AVAIL_JUMP);
+                return -EPIPE;
+        }
+        q->avail_seen = idx;
+        return n;
+}
+
+/* Copies the heads of a burst and asks for their descriptors. */
+static inline void copy_heads(struct vhk_queue *q, unsigned n) {
+        uint32_t mask = q->mask, at = q->last_avail;
+
+        for (unsigned i = 0; i < n; i++, at++) {
+                uint16_t head = load_idx(&q->avail->ring[at & mask]);
+                q->popped[at & mask] = head;
+                __builtin_prefetch(q->desc + (head & mask));
+        }
+}
+
+VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n) {
+        if (vhk_unlikely(q->hold))
+                return q->hold & VHK_HOLD_BROKEN ? -EPIPE : 0;
+
+        int n_pending = pending(q), r = 0;
+        if (n_pending <= 0)
+                return n_pending;
+        n = VHK_MIN(n, (unsigned)n_pending);
+        copy_heads(q, n);
+
+        unsigned i = 0;
+        for (uint32_t at = q->last_avail; i < n; i++, at++) {
+                uint32_t head = q->popped[at & q->mask];
+                r = VHK_RING_HEAD;
+                if (vhk_unlikely(head > q->mask))
+                        break;
+                struct vhk_slot *slot = vhk_queue_slot(q, head);
+                r = VHK_RING_HEAD_TWICE;
+                if (vhk_unlikely(slot->req.internal[VHK_REQ_META]))
+                        break;
+                r = walk_chain(q, slot, head);
+                if (vhk_unlikely(r))
+                        break;
+                ret_reqs[i] = &slot->req;
+        }
+        q->last_avail += (uint16_t)i;
+        q->in_flight += (uint16_t)i;
+        if (vhk_unlikely(i < n && r != WALK_NO_BLOCK)) {
+                vhk_queue_fault(q, (enum vhk_ring_rule)r);      /* those before it are good, and completed in vain */
+                return i ? (int)i : -EPIPE;
+        }
+        return (int)i;
+}
+
+VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
+        while (n--) {
+                uint16_t head = q->popped[(uint16_t)(q->last_avail - 1) & q->mask];
+                struct vhk_slot *slot = vhk_queue_slot(q, head & q->mask);
+                uintptr_t meta = slot->req.internal[VHK_REQ_META];
+
+                if (!q->in_flight || !meta) {
+                        vhk_count(&q->n_device_bugs, 1);        /* pushed already */
+                        return;
+                }
+                slot->req.internal[VHK_REQ_META] = 0;
+                q->last_avail--;
+                q->in_flight--;
+                if (meta != q->meta)
+                        vhk_queue_put_meta(q, meta);
+        }
+}
+
+/* The seldom cases of a push: true if the request is to be published. */
+static VHK_COLD bool push_odd(struct vhk_queue *q, struct vhk_req *r, uintptr_t meta) {
+        if (!meta) {
+                vhk_count(&q->n_device_bugs, 1);                /* pushed twice */
+                return false;
+        }
+        vhk_queue_put_meta(q, meta);
+        if (q->hold & (VHK_HOLD_BROKEN | VHK_HOLD_STOPPED)) {
+                r->internal[VHK_REQ_META] = 0;
+                q->in_flight--;
+                return false;
+        }
+        return true;
+}
+
+static VHK_COLD uint32_t push_too_much(struct vhk_queue *q, const struct vhk_req *r) {
+        vhk_count(&q->n_device_bugs, 1);
+        return r->in_len;
+}
+
+static inline __attribute__((always_inline)) void push(struct vhk_queue *q, struct vhk_req *r, uint32_t len) {
+        uintptr_t meta = r->internal[VHK_REQ_META];
+
+        if (vhk_unlikely(meta != q->meta) && !push_odd(q, r, meta))
+                return;
+        if (vhk_unlikely(len > r->in_len))
+                len = push_too_much(q, r);
+        r->internal[VHK_REQ_META] = 0;
+        q->in_flight--;
+        /* relaxed: published by the release in flush */
+        uint64_t *elem = (uint64_t *)&q->used->ring[q->used_idx & q->mask];
+        uint64_t word = vhk_le64_of((uint64_t)len << 32 | r->head).v;
+        memcpy(elem, &word, sizeof(word));
+        q->used_idx++;
+}
+
+VHK_API VHK_HOT void vhk_queue_push(struct vhk_queue *q, struct vhk_req *r, uint32_t len) {
+        push(q, r, len);
+}
+
+VHK_API VHK_HOT void vhk_queue_push_batch(struct vhk_queue *q, struct vhk_req *const *r, const uint32_t *len, unsigned n) {
+        for (unsigned i = 0; i < n; i++)
+                push(q, r[i], len[i]);
+}
+
+/* Does the driver want to hear of the entries [@old, @new)? (2.7.7.2) */
+static inline bool wants_notification(const struct vhk_queue *q, uint16_t old, uint16_t new) {
+        if (!q->event_idx)
+                return !(load_idx(&q->avail->flags) & VHK_AVAIL_NO_INTERRUPT);
+
+        uint16_t event = load_idx(&q->avail->ring[q->mask + 1u]);
+        return (uint16_t)(new - event - 1) < (uint16_t)(new - old);
+}
+
+VHK_API VHK_HOT int vhk_queue_flush(struct vhk_queue *q) {
+        uint16_t old = q->used_published, new = q->used_idx;
+
+        if (vhk_likely(old != new)) {
+                if (vhk_unlikely(vhk_memmap_is_bad(q->mem, &q->bad_seen))) {
+                        vhk_queue_fault(q, VHK_RING_MEMORY);
+                } else {
+                        /* release: entries and data come before the index; pairs with the driver's acquire */
+                        vhk_store_release(&q->used->idx.v, vhk_le16_of(new).v);
+                        q->used_published = new;
+                        /* the index is out before the driver's wish is read; pairs with the fence between the driver's
+                         * writing used_event (or flags) and its second look at the index */
+                        vhk_fence_seq_cst();
+                        vhk_count(&q->n_requests, (uint16_t)(new - old));
+                        vhk_count(&q->n_flushes, 1);
+                        if (wants_notification(q, old, new)) {
+                                vhk_count(&q->n_notifications, 1);
+                                vhk_fdref_notify(q->call);
+                        }
+                }
+        }
+        if (vhk_unlikely(q->settle || q->unblocked))
+                vhk_queue_check_settled(q);
+        return vhk_unlikely(q->hold & VHK_HOLD_BROKEN) ? -EPIPE : 0;
+}
+
+static inline vhk_le16 *avail_event(const struct vhk_queue *q) {
+        return (vhk_le16 *)&q->used->ring[q->mask + 1u];
+}
+
+bool vhk_queue_has_work(const struct vhk_queue *q) {
+        /* while blocked, has_work after a push that frees a block: ops->run comes then */
+        return !q->hold && !q->blocked && load_idx(&q->avail->idx) != q->last_avail;
+}
+
+VHK_API int vhk_queue_arm(struct vhk_queue *q) {
+        if (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN))
+                return 0;
+        if (q->event_idx)
+                vhk_store_relaxed(&avail_event(q)->v, vhk_le16_of(q->last_avail).v);
+        else
+                vhk_store_relaxed(&q->used->flags.v, vhk_le16_of(0).v);
+        /* our wish is out before the second look; pairs with the driver's fence between its index and its look at our wish */
+        vhk_fence_seq_cst();
+        return vhk_queue_has_work(q);
+}
+
+VHK_API void vhk_queue_disarm(struct vhk_queue *q) {
+        if (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN))
+                return;
+        /* with an event index there is no "never", only one that lies just behind: the driver needs 65535 requests to get there */
+        if (q->event_idx)
+                vhk_store_relaxed(&avail_event(q)->v, vhk_le16_of(q->last_avail - 1).v);
+        else
+                vhk_store_relaxed(&q->used->flags.v, vhk_le16_of(VHK_USED_NO_NOTIFY).v);
+}
