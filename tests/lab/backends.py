@@ -26,6 +26,7 @@ class Backend:
         self.socket = socket
         self.child = Child(lab, name, argv)
         self._await_socket()
+        lab.backends.append(self)
         lab.note(f"{name}: serves {socket}")
 
     def _await_socket(self):
@@ -45,6 +46,7 @@ class Backend:
     def stop(self):
         """SIGTERM must be a clean exit, and soon."""
         self.check_alive()
+        self.lab.backends.remove(self)
         self.child.proc.send_signal(signal.SIGTERM)
         begin = time.monotonic()
         status = self.child.wait(STOP_LIMIT)
@@ -84,11 +86,11 @@ class QsdBlk(Backend):
     serial = "vhost_user_blk"
 
     def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
-                 options=(), name="qsd"):
+                 options=(), blockdev=None, name="qsd"):
         socket = lab.path(f"{name}.sock")
-        ro = "on" if readonly else "off"
-        argv = [need("qemu-storage-daemon", "qemu-system-x86"),
-                "--blockdev", f"file,node-name=disk,filename={image},discard=unmap,read-only={ro}",
+        blockdev = blockdev or f"file,filename={image},discard=unmap,read-only={'on' if readonly else 'off'}"
+        argv = [need("qemu-storage-daemon", "qemu-system-common"),
+                "--blockdev", f"{blockdev},node-name=disk",
                 "--export", "vhost-user-blk,id=export,node-name=disk,addr.type=unix,"
                 f"addr.path={socket},num-queues={queues},logical-block-size={block_size},"
                 f"writable={'off' if readonly else 'on'}"]

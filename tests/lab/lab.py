@@ -84,6 +84,7 @@ class Lab:
         self.backend = backend
         self.verbose = verbose
         self.children = []
+        self.backends = []      # those that should be serving
         self.tmp = tempfile.mkdtemp(prefix="vhk-lab.")
         self.start = time.monotonic()
 
@@ -98,6 +99,11 @@ class Lab:
     def note(self, text):
         """A step worth seeing in the test log, with the time since the start."""
         print(f"[{time.monotonic() - self.start:6.2f}] {text}", flush=True)
+
+    def check_backends(self):
+        """A guest waits for ever for a back-end that died: its end is the scenario's end."""
+        for b in self.backends:
+            b.check_alive()
 
     def path(self, name):
         return os.path.join(self.tmp, name)

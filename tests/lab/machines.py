@@ -30,6 +30,7 @@ class Machine:
         end = time.monotonic() + timeout
         while not re.search(f"^LAB {name}=", read_text(self.console), re.M):
             self._echo()
+            self.lab.check_backends()
             if self.child.poll() is not None or time.monotonic() > end:
                 self._die(f"ended, or {timeout} s are over, before it said '{name}'")
             time.sleep(0.1)
@@ -39,6 +40,7 @@ class Machine:
         end = time.monotonic() + timeout
         while self.child.wait(0.1) is None:
             self._echo()
+            self.lab.check_backends()
             if time.monotonic() > end:
                 self._die(f"not finished after {timeout} s")
             if re.search(r"Kernel panic|end Kernel panic", read_text(self.console)):
@@ -68,7 +70,8 @@ class Machine:
 
     def _die(self, why):
         self.child.kill()
-        raise Fail(f"{self.name}: {why}\n{tail(self.console)}{tail(self.child.err_path)}")
+        raise Fail(f"{self.name}: {why}\n{tail(self.console)}{tail(self.child.err_path)}"
+                   + "".join(tail(b.child.err_path) for b in self.lab.backends))
 
 
 def script_words(script, params):

@@ -4,9 +4,12 @@
 import collections
 import hashlib
 import itertools
+import json
 import os
 import random
+import socket
 import subprocess
+import time
 
 import backends
 from lab import Fail, need
@@ -37,6 +40,12 @@ def uml_blk(lab):
         expect_bytes(f, 0, bytes(3 * MIB), "before what the guest wrote")
         expect_bytes(f, 3 * MIB, data, "what the guest wrote")
         expect_bytes(f, 5 * MIB, bytes(11 * MIB), "after what the guest wrote")
+
+
+def fill(image, data):
+    with open(image, "r+b") as f:
+        f.write(data)
+        os.fsync(f.fileno())
 
 
 def expect_bytes(f, offset, wanted, what):
@@ -148,8 +157,7 @@ def qemu_blk_killed(lab):
 def qemu_blk_readonly(lab):
     data = random.Random(2).randbytes(MIB)
     image = lab.image("disk.img", 4 * MIB)
-    with open(image, "r+b") as f:
-        f.write(data)
+    fill(image, data)
     disk = backends.blk(lab, image, readonly=True)
     Qemu(lab, "readonly", blk_device(disk), params={"sum": hashlib.sha256(data).hexdigest()}).wait()
     disk.stop()
@@ -162,9 +170,7 @@ def qemu_blk_serial_geometry(lab):
     data = random.Random(3).randbytes(16 * MIB)
     size = 64 * MIB + 4096
     image = lab.image("disk.img", size)
-    with open(image, "r+b") as f:
-        f.write(data)
-        os.fsync(f.fileno())
+    fill(image, data)
     before = os.stat(image).st_blocks
     disk = backends.blk(lab, image, serial="lab-0123456789", block_size=4096)
     Qemu(lab, "geometry", blk_device(disk),
@@ -196,6 +202,121 @@ def qemu_rng(lab):
     source = backends.rng(lab)
     Qemu(lab, "rng", vhost_user_device("rng", source.socket)).wait()
     source.stop()
+
+
+# ---- our front-end, on qemu-storage-daemon's back-end and on ours ----
+
+def front_end(name):
+    """The same scenario twice: qsd-NAME and vhk-NAME."""
+    def add(function):
+        for backend in ("qsd", "vhk"):
+            scenario(f"{backend}-{name}", backend=backend)(function)
+        return function
+    return add
+
+
+def vhk(lab, what, disk, *options, status=0):
+    return lab.call([lab.program("vhk"), what, f"vhost-user:{disk.socket}", *options],
+                    status=status, name=f"vhk-{what}")
+
+
+def probe(lab, disk):
+    """What `vhk probe --json` says, and the feature bits in it."""
+    said = json.loads(vhk(lab, "probe", disk, "--json", "--device=blk"))
+    return said, {bit["bit"] for bit in said["features"]["bits"]}
+
+
+@front_end("probe")
+def front_probe(lab):
+    for queues, block_size, readonly in ((4, 512, False), (1, 4096, True)):
+        image = lab.image(f"disk{queues}.img", 8 * MIB)
+        disk = backends.blk(lab, image, queues=queues, block_size=block_size, readonly=readonly,
+                            name=f"{lab.backend}-{queues}q")
+        said, bits = probe(lab, disk)
+        block = said["config"]["block"]
+        expect("device", said["device"]["id"], 2)
+        expect("queues", said["queues"], queues)
+        expect("queues in the configuration", block["n_queues"], queues)
+        expect("capacity", block["capacity"], 8 * MIB)
+        expect("block size", block["block_size"], block_size)
+        expect("read-only", 5 in bits, readonly)
+        expect("flush", 9 in bits, True)
+        expect("version 1", 32 in bits, True)
+        text = vhk(lab, "probe", disk)
+        if "VIRTIO_F_VERSION_1" not in text and "VERSION_1" not in text:
+            raise Fail(f"vhk probe names no VERSION_1:\n{text}")
+        disk.stop()
+
+
+@front_end("ping")
+def front_ping(lab):
+    """Reads, and with --write verifies and puts back what was there."""
+    data = random.Random(4).randbytes(4 * MIB)
+    image = lab.image("disk.img", 4 * MIB)
+    fill(image, data)
+    disk = backends.blk(lab, image)
+    for options in ((), ("--polling", "--size=65536"), ("--write",), ("--write", "--polling", "--size=512")):
+        vhk(lab, "ping", disk, "--count=50", "--interval-ms=0", *options)
+        with open(image, "rb") as f:
+            expect_bytes(f, 0, data, f"after ping {' '.join(options)}")
+    disk.stop()
+    if lab.backend == "qsd":
+        forgets = backends.QsdBlk(lab, image, blockdev="null-co,size=4M,read-zeroes=on", name="null")
+        vhk(lab, "ping", forgets, "--count=1")
+        vhk(lab, "ping", forgets, "--count=1", "--write", status=1)
+        forgets.stop()
+
+
+@front_end("bench")
+def front_bench(lab):
+    image = lab.image("disk.img", 16 * MIB)
+    disk = backends.blk(lab, image, queues=4)
+    runs = ((False, ("--rw=randread", "--queues=4", "--depth=8")),
+            (False, ("--rw=read", "--block-size=65536", "--poll")),
+            (True, ("--rw=randwrite", "--write", "--queues=2")),
+            (True, ("--rw=write", "--write", "--block-size=128K", "--depth=64")))
+    for writes, options in runs:
+        said = json.loads(vhk(lab, "bench", disk, "--seconds=1", "--json", *options))
+        expect("error", said["error"], None)
+        expect("rw", f"--rw={said['rw']}", options[0])
+        if said["requests"] < 10 or said["iops"] <= 0 or not 0 < said["latency_ns"]["min"] <= said["latency_ns"]["max"]:
+            raise Fail(f"bench {' '.join(options)} says {said}")
+        lab.note(f"bench {' '.join(options)}: {said['iops']:.0f} IOPS")
+        with open(image, "rb") as f:
+            expect("the disk was written to", any(f.read()), writes)
+        if writes:
+            os.truncate(image, 0)
+            os.truncate(image, 16 * MIB)
+    vhk(lab, "bench", disk, "--seconds=1", "--rw=write", status=2)
+    disk.stop()
+
+
+@front_end("peer")
+def front_peer(lab):
+    """Every request of the driver with verification, on one queue and on four."""
+    for queues in (1, 4):
+        disk = backends.blk(lab, lab.image(f"disk{queues}.img", 64 * MIB), queues=queues,
+                            name=f"{lab.backend}-{queues}q")
+        lab.call([lab.program("test-blk-peer"), f"vhost-user:{disk.socket}"])
+        disk.stop()
+
+
+@front_end("busy")
+def front_busy(lab):
+    """With somebody else connected the answer is "busy", soon, and the other is not disturbed."""
+    disk = backends.blk(lab, lab.image("disk.img", MIB))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(disk.socket)
+        time.sleep(0.2)
+        vhk(lab, "probe", disk, "--timeout-ms=500", status=3)
+        disk.check_alive()
+    vhk(lab, "probe", disk)
+    disk.stop()
+
+
+def expect(what, got, wanted):
+    if got != wanted:
+        raise Fail(f"{what} is {got!r}, expected {wanted!r}")
 
 
 BY_NAME = {s.name: s for s in TABLE}
