@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * vhk: a tool around vhost-user back-ends. This file reads the command line after the table below; each subcommand has a file
+ * of its own and uses public headers only. One thread, but for the queues of `vhk bench`.
+ */
+#include "tool.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <vhostkit/error.h>
+
+static const struct tool_command *const commands[] = { &probe_command, &ping_command, &bench_command, &demo_command };
+
+static void print_usage(void) {
+        printf("vhk: who serves this vhost-user socket, is it right, and how fast is it?\n\n"
+               "usage: vhk SUBCOMMAND ENDPOINT [OPTION...]\n\nsubcommands:\n");
+        for (size_t i = 0; i < TOOL_N(commands); i++)
+                printf("  %-7s %s\n", commands[i]->name, commands[i]->summary);
+        printf("\nENDPOINT is vhost-user:PATH or PATH of a listening unix socket, or fd:N, an inherited socket.\n"
+               "vhk SUBCOMMAND --help lists the options; vhk --version prints the version.\n"
+               "Exit status: 0, 1 failed, 2 wrong use, 3 the back-end is busy with another front-end.\n");
+}
+
+static void print_command(const struct tool_command *c) {
+        printf("vhk %s: %s\n\nusage: vhk %s %s\n\n%s\n\noptions:\n", c->name, c->summary, c->name, c->synopsis, c->about);
+        vhk_options_print(c->options);
+}
+
+/* Letters to insert, delete or exchange until @a is @b; words are short. */
+static unsigned distance(const char *a, const char *b) {
+        unsigned row[24], n = (unsigned)strlen(b);
+
+        if (n >= TOOL_N(row) || strlen(a) >= TOOL_N(row))
+                return TOOL_N(row);
+        for (unsigned j = 0; j <= n; j++)
+                row[j] = j;
+        for (unsigned i = 1; a[i - 1]; i++) {
+                unsigned left_up = row[0];
+                row[0] = i;
+                for (unsigned j = 1; j <= n; j++) {
+                        unsigned up = row[j], best = left_up + (a[i - 1] != b[j - 1]);
+                        best = up + 1 < best ? up + 1 : best;
+                        best = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+                        left_up = up;
+                        row[j] = best;
+                }
+        }
+        return row[n];
+}
+
+static enum tool_status unknown_command(const char *word) {
+        const char *nearest = NULL;
+        unsigned least = 3;
+
+        for (size_t i = 0; i < TOOL_N(commands); i++) {
+                unsigned d = distance(word, commands[i]->name);
+                if (d < least) {
+                        least = d;
+                        nearest = commands[i]->name;
+                }
+        }
+        if (nearest)
+                return tool_usage("unknown subcommand \"%s\"; did you mean \"%s\"?", word, nearest);
+        return tool_usage("unknown subcommand \"%s\"; vhk --help lists them", word);
+}
+
+/* @argv[0] is the subcommand's name. */
+static enum tool_status run_command(const struct tool_command *c, int argc, char **argv) {
+        struct vhk_error e = { 0 };
+        int n_rest = 0;
+        void *state = malloc(c->state_size);
+
+        if (!state)
+                return tool_fail("out of memory");
+        memcpy(state, c->defaults, c->state_size);
+        tool_set_name(c->name);
+        int k = vhk_options_parse(c->options, state, argc, argv, &n_rest, &e);
+        enum tool_status status = TOOL_OK;
+        if (k < 0)
+                status = tool_usage("%s", e.text[0] ? e.text : strerror(-k));
+        else if (*(const int *)state)
+                print_command(c);
+        else if (n_rest < c->takes_endpoint)
+                status = tool_usage("which endpoint? usage: vhk %s %s", c->name, c->synopsis);
+        else if (n_rest > c->takes_endpoint)
+                status = tool_usage("\"%s\" is one argument too many; usage: vhk %s %s", argv[1 + c->takes_endpoint], c->name, c->synopsis);
+        else
+                status = c->run(state, c->takes_endpoint ? argv[1] : NULL);
+        free(state);
+        return status;
+}
+
+static enum tool_status dispatch(int argc, char **argv) {
+        if (argc < 2) {
+                print_usage();
+                return TOOL_USAGE;
+        }
+        const char *word = argv[1];
+        if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help")) {
+                print_usage();
+                return TOOL_OK;
+        }
+        if (!strcmp(word, "--version")) {
+                printf("vhk %s\n", vhk_version());
+                return TOOL_OK;
+        }
+        for (size_t i = 0; i < TOOL_N(commands); i++)
+                if (!strcmp(word, commands[i]->name))
+                        return run_command(commands[i], argc - 1, argv + 1);
+        if (word[0] == '-')
+                return tool_usage("unknown option \"%s\"; options stand behind the subcommand (vhk --help)", word);
+        return unknown_command(word);
+}
+
+int main(int argc, char **argv) {
+        enum tool_status status = dispatch(argc, argv);
+
+        if ((fflush(stdout) || ferror(stdout)) && status == TOOL_OK)
+                return tool_fail("cannot write the output");
+        return status;
+}
