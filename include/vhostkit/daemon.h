@@ -37,13 +37,17 @@ struct vhk_option {
  * @type: device type of the conventions: "block", "rng" ...
  * @summary: one line for --help
  * @capabilities: strings for --print-capabilities, NULL-terminated
- * @options: its own options, behind the common ones (--socket-path, --fd, --num-queues, --queue-size, --poll-us,
+ * @options: its own options, behind the common ones (--socket-path, --fd, --num-queues, --queue-size, --threads, --poll-us,
  *           --print-capabilities, --help, --version)
  * @state_size: bytes of state: zeroed; filled by @options; the device's state as well
  * @open: options are parsed: open files, check, adjust the device: returns 0 or a negative errno with the story.
- *        May change *ops (a copy), for features, config_len, n_queues that depend on options
+ *        *ops is a copy: n_queues and queue_size_max are what the command line says, else the default, never more than in
+ *        @ops; it may be changed for features, config_len and so on that depend on options
  * @close: undo open
- * @ops: the device; its dev pointer is the state
+ * @ops: the device; n_queues and queue_size_max are the most that the options allow
+ * @default_n_queues: without --num-queues; 0: all of ops->n_queues
+ * @default_queue_size: without --queue-size; 0: ops->queue_size_max
+ * @get_device: the "dev" of the operations, called after open; NULL: it is the state
  */
 struct vhk_program {
         size_t size;
@@ -54,9 +58,18 @@ struct vhk_program {
         int (*open)(void *state, struct vhk_device_ops *ops, struct vhk_error *ret_e);
         void (*close)(void *state);
         const struct vhk_device_ops *ops;
+        uint16_t default_n_queues, default_queue_size;
+        void *(*get_device)(void *state);
 };
 
-/** vhk_daemon_run() - main() of a daemon: returns the exit status */
+/** vhk_daemon_log() - a vhk_log_fn for devices: to stderr, as much as VHK_LOG (error, warning, info, debug) asks for; any thread */
+void vhk_daemon_log(void *unused, enum vhk_log_level level, const char *text);
+
+/**
+ * vhk_daemon_run() - main() of a daemon: returns the exit status
+ *
+ * Environment: VHK_LOG as above (default: warning); VHK_TRACE=1 prints every message on stderr.
+ */
 int vhk_daemon_run(const struct vhk_program *p, int argc, char **argv);
 
 /**

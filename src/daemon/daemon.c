@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * A device as a program, after the vhost-user back-end program conventions: it does not daemonize, takes --socket-path or
+ * --fd, fails early with one line and a status that is not 0, and ends on SIGTERM quickly, cleanly and with status 0. On a
+ * listening socket it serves one front-end after the other, on a connected one until the peer leaves.
+ *
+ * The main thread is control. Signals come through a signalfd on its worker. At rest nothing wakes up.
+ */
+#include <vhostkit/backend.h>
+#include <vhostkit/daemon.h>
+#include <vhostkit/memory.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+
+#include "base/error.h"
+#include "daemon/options.h"
+#include "daemon/threads.h"
+
+#define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
+#define DMN_QUICK_NS UINT64_C(1)                /* after a second one */
+#define DMN_NO_FD UINT64_MAX
+
+struct dmn_options {
+        const char *socket_path;
+        uint64_t fd, n_queues, queue_size, threads, poll_us;
+        int print_capabilities, help, version;
+};
+
+struct dmn {
+        const struct vhk_program *program;
+        struct dmn_options options;
+        void *state;
+        struct vhk_device_ops ops;
+        struct dmn_threads threads;
+        struct vhk_backend *backend;
+        int signal_fd;
+        struct vhk_watch *signal_watch;
+        unsigned n_stops;
+        bool has_opened, has_ended, has_failed;
+};
+
+/* ---- log ---- */
+
+static const char *dmn_name = "vhostkit";       /* for log lines of all threads; set once, before there are any */
+static enum vhk_log_level dmn_log_level = VHK_LOG_WARNING;
+
+VHK_API void vhk_daemon_log(void *unused, enum vhk_log_level level, const char *text) {
+        if (level <= dmn_log_level)
+                fprintf(stderr, "%s: %s\n", dmn_name, text);
+}
+
+static void dmn_trace(void *unused, enum vhk_log_level level, const char *text) {
+        fprintf(stderr, "%s\n", text);
+}
+
+static void dmn_init_log(const char *name) {
+        static const char *const words[] = { "error", "warning", "info", "debug" };
+        const char *s = getenv("VHK_LOG");
+
+        dmn_name = name;
+        for (unsigned i = 0; s && i < VHK_N(words); i++)
+                if (!strcmp(s, words[i]))
+                        dmn_log_level = (enum vhk_log_level)i;
+}
+
+static int dmn_fail(const char *text) {
+        fprintf(stderr, "%s: %s\n", dmn_name, text);
+        return EXIT_FAILURE;
+}
+
+/* ---- options ---- */
+
+enum { DMN_SOCKET_PATH, DMN_FD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
+
+static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
+        [DMN_SOCKET_PATH] = { "socket-path", VHK_OPTION_STRING, offsetof(struct dmn_options, socket_path), "PATH",
+                              "listen on this socket", .letter = 's' },
+        [DMN_FD] = { "fd", VHK_OPTION_UINT, offsetof(struct dmn_options, fd), "N",
+                     "inherited socket, listening or connected, instead", .max = INT32_MAX, .letter = 'f' },
+        [DMN_NUM_QUEUES] = { "num-queues", VHK_OPTION_UINT, offsetof(struct dmn_options, n_queues), "N",
+                             "virtqueues offered", .min = 1 },
+        [DMN_QUEUE_SIZE] = { "queue-size", VHK_OPTION_UINT, offsetof(struct dmn_options, queue_size), "N",
+                             "largest virtqueue, a power of two", .min = 2 },
+        [DMN_THREADS] = { "threads", VHK_OPTION_UINT, offsetof(struct dmn_options, threads), "N",
+                          "threads for the virtqueues (default: one per CPU, at most one per queue)", .min = 1, .max = 256 },
+        [DMN_POLL_US] = { "poll-us", VHK_OPTION_UINT, offsetof(struct dmn_options, poll_us), "N",
+                          "after work, poll so many microseconds before sleeping (default 50, 0: never)", .max = 1000000 },
+        [DMN_CAPABILITIES] = { "print-capabilities", VHK_OPTION_FLAG, offsetof(struct dmn_options, print_capabilities), NULL,
+                               "print what this program can do as JSON, and exit", .letter = 'c' },
+        [DMN_HELP] = { "help", VHK_OPTION_FLAG, offsetof(struct dmn_options, help), NULL, "print this, and exit", .letter = 'h' },
+        [DMN_VERSION] = { "version", VHK_OPTION_FLAG, offsetof(struct dmn_options, version), NULL, "print the version, and exit", .letter = 'V' },
+};
+
+static void dmn_print_capabilities(const struct vhk_program *p) {
+        printf("{\n  \"type\": \"%s\",\n  \"features\": [", p->type);
+        for (unsigned i = 0; p->capabilities && p->capabilities[i]; i++)
+                printf("%s\n    \"%s\"", i ? "," : "", p->capabilities[i]);
+        printf("%s]\n}\n", p->capabilities && p->capabilities[0] ? "\n  " : "");
+}
+
+static void dmn_print_help(const struct vhk_program *p) {
+        printf("Usage: %s --socket-path=PATH | --fd=N [OPTION]...\n%s\n\n", p->name, p->summary);
+        if (p->options) {
+                vhk_options_print(p->options);
+                putchar('\n');
+        }
+        vhk_options_print(dmn_options);
+}
+
+static bool dmn_has_arg(int argc, char **argv, unsigned i) {
+        const struct vhk_option *o = &dmn_options[i];
+
+        for (int a = 1; a < argc && strcmp(argv[a], "--"); a++)
+                if ((!strncmp(argv[a], "--", 2) && !strcmp(argv[a] + 2, o->name)) ||
+                    (argv[a][0] == '-' && argv[a][1] == o->letter && !argv[a][2]))
+                        return true;
+        return false;
+}
+
+/* --print-capabilities, --help and --version: whatever else stands there. */
+static bool dmn_answers(const struct vhk_program *p, int argc, char **argv) {
+        if (dmn_has_arg(argc, argv, DMN_CAPABILITIES))
+                dmn_print_capabilities(p);
+        else if (dmn_has_arg(argc, argv, DMN_HELP))
+                dmn_print_help(p);
+        else if (dmn_has_arg(argc, argv, DMN_VERSION))
+                printf("%s %s\n", p->name, vhk_version());
+        else
+                return false;
+        return true;
+}
+
+static int dmn_check_options(struct dmn *d, int n_rest, char **argv, struct vhk_error *ret_e) {
+        struct dmn_options *o = &d->options;
+
+        if (n_rest)
+                return vhk_error_set(ret_e, -EINVAL, "option.argument", "\"%.60s\" is not an option (--help lists them)", argv[1]);
+        if (o->socket_path && o->fd != DMN_NO_FD)
+                return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--socket-path and --fd exclude each other");
+        if (!o->socket_path && o->fd == DMN_NO_FD)
+                return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--socket-path or --fd is needed (--help lists the options)");
+        if (o->queue_size && !vhk_is_pow2(o->queue_size))
+                return vhk_error_set(ret_e, -EINVAL, "option.range", "--queue-size=%llu: must be a power of two",
+                                     (unsigned long long)o->queue_size);
+        return 0;
+}
+
+static int dmn_parse(struct dmn *d, int argc, char **argv, struct vhk_error *ret_e) {
+        const struct vhk_program *p = d->program;
+        struct vhk_option common[DMN_N_OPTIONS + 1];
+        struct opt_group groups[2] = { { common, &d->options }, { p->options, d->state } };
+        int n_rest, k;
+
+        memcpy(common, dmn_options, sizeof(common));
+        common[DMN_NUM_QUEUES].max = p->ops->n_queues;
+        common[DMN_QUEUE_SIZE].max = p->ops->queue_size_max;
+        d->options.fd = DMN_NO_FD;
+        d->options.poll_us = 50;
+        k = opt_parse(groups, p->options ? 2 : 1, argc, argv, &n_rest, ret_e);
+        if (k < 0)
+                return k;
+        k = dmn_check_options(d, n_rest, argv, ret_e);
+        if (k < 0)
+                return k;
+        d->ops = *p->ops;
+        if (d->options.n_queues || p->default_n_queues)
+                d->ops.n_queues = d->options.n_queues ? (uint16_t)d->options.n_queues : VHK_MIN(p->default_n_queues, p->ops->n_queues);
+        if (d->options.queue_size || p->default_queue_size)
+                d->ops.queue_size_max = d->options.queue_size ? (uint16_t)d->options.queue_size : p->default_queue_size;
+        return 0;
+}
+
+/* ---- signals ---- */
+
+static void dmn_on_sigbus(int sig, siginfo_t *si, void *context) {
+        if (vhk_sigbus_try(si))
+                return;
+        signal(SIGBUS, SIG_DFL);
+        raise(SIGBUS);          /* delivered as the handler returns */
+}
+
+static void dmn_on_signal(void *arg, uint32_t events) {
+        struct dmn *d = arg;
+        struct signalfd_siginfo si;
+
+        if (read(d->signal_fd, &si, sizeof(si)) != sizeof(si))
+                return;
+        if (d->n_stops++ == 0) {
+                vhk_daemon_log(NULL, VHK_LOG_INFO, "asked to end: what was accepted is completed");
+                vhk_backend_stop(d->backend, VHK_STOP_DRAIN, DMN_DRAIN_NS);
+        } else
+                vhk_backend_stop(d->backend, VHK_STOP_ABORT, DMN_QUICK_NS);
+}
+
+/* Before there are threads: they inherit the mask. */
+static int dmn_init_signals(struct dmn *d, struct vhk_error *ret_e) {
+        struct sigaction bus = { .sa_sigaction = dmn_on_sigbus, .sa_flags = SA_SIGINFO }, ignore = { .sa_handler = SIG_IGN };
+        sigset_t set;
+
+        sigemptyset(&set);
+        sigaddset(&set, SIGTERM);
+        sigaddset(&set, SIGINT);
+        sigprocmask(SIG_BLOCK, &set, NULL);
+        sigaction(SIGPIPE, &ignore, NULL);
+        sigaction(SIGBUS, &bus, NULL);
+        d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (d->signal_fd < 0)
+                return vhk_error_set(ret_e, vhk_errno(), "daemon.signals", "signalfd: %s", strerror(errno));
+        return 0;
+}
+
+/* Regions and rings have descriptors, hundreds of them; a manager's default limit is small. */
+static void dmn_raise_nofile(void) {
+        struct rlimit l;
+
+        if (!getrlimit(RLIMIT_NOFILE, &l) && l.rlim_cur < l.rlim_max) {
+                l.rlim_cur = l.rlim_max;
+                setrlimit(RLIMIT_NOFILE, &l);
+        }
+}
+
+/* ---- serving ---- */
+
+static void dmn_on_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
+        struct dmn *d = arg;
+        char text[300];
+
+        switch (ev) {
+        case VHK_BACKEND_CONNECTED:
+                vhk_daemon_log(NULL, VHK_LOG_INFO, "a front-end has come");
+                return;
+        case VHK_BACKEND_DISCONNECTED:
+                snprintf(text, sizeof(text), "the front-end has gone%s%s", e ? ": " : "", e ? e->text : "");
+                vhk_daemon_log(NULL, e ? VHK_LOG_WARNING : VHK_LOG_INFO, text);
+                return;
+        case VHK_BACKEND_ENDED:
+                if (e && !d->n_stops) {
+                        dmn_fail(e->text);
+                        d->has_failed = true;
+                }
+                d->has_ended = true;
+                return;
+        }
+}
+
+static void dmn_log_start(const struct dmn *d) {
+        static const char *const kinds[] = { "single thread", "one thread for all queues", "a thread per queue" };
+        char text[300];
+
+        snprintf(text, sizeof(text), "serving %s: %u queue%s of up to %u entries, %u thread%s beside control (the device allows: %s)",
+                 d->options.socket_path ? d->options.socket_path : "an inherited socket", d->ops.n_queues,
+                 d->ops.n_queues == 1 ? "" : "s", d->ops.queue_size_max, d->threads.n_rings, d->threads.n_rings == 1 ? "" : "s",
+                 kinds[d->ops.threads]);
+        vhk_daemon_log(NULL, VHK_LOG_INFO, text);
+}
+
+static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
+        bool traces = getenv("VHK_TRACE") && strcmp(getenv("VHK_TRACE"), "0");
+        struct vhk_backend_options o = {
+                .size = sizeof(o),
+                .has_fd = d->options.fd != DMN_NO_FD,
+                .fd = d->options.fd != DMN_NO_FD ? (int)d->options.fd : -1,
+                .mode = d->options.socket_path ? VHK_SOCKET_LISTEN : VHK_SOCKET_DEFAULT,
+                .control = d->threads.control,
+                .on_event = dmn_on_event, .event_arg = d,
+                .log = vhk_daemon_log,
+                .trace = traces ? dmn_trace : NULL,
+        };
+        void *dev = d->program->get_device ? d->program->get_device(d->state) : d->state;
+        VHK_AUTOFREE char *spec = NULL;
+        int k;
+
+        if (d->options.socket_path && asprintf(&spec, "vhost-user:%s", d->options.socket_path) < 0) {
+                spec = NULL;
+                return vhk_error_set(ret_e, -ENOMEM, "daemon.memory", "out of memory");
+        }
+        k = vhk_backend_open(spec, &o, &d->ops, dev, &d->backend, ret_e);
+        for (unsigned i = 0; k >= 0 && i < d->ops.n_queues; i++) {
+                k = vhk_backend_set_worker(d->backend, i, dmn_threads_get_home(&d->threads, i));
+                if (k < 0)
+                        vhk_error_set(ret_e, k, "daemon.home", "queue %u cannot have its thread: %s", i, strerror(-k));
+        }
+        return k;
+}
+
+static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
+        uint64_t spin = dmn_n_cpus() > 1 ? d->options.poll_us * 1000 : 0;      /* alone on a CPU, spinning only delays the peer */
+        int k;
+
+        dmn_raise_nofile();
+        k = dmn_init_signals(d, ret_e);
+        if (k < 0)
+                return k;
+        if (d->program->open) {
+                k = d->program->open(d->state, &d->ops, ret_e);
+                if (k < 0)
+                        return k;
+        }
+        d->has_opened = true;
+        k = dmn_threads_start(&d->threads, dmn_n_ring_threads(d->ops.threads, d->ops.n_queues, (unsigned)d->options.threads), spin, ret_e);
+        if (k < 0)
+                return k;
+        k = dmn_open_backend(d, ret_e);
+        if (k < 0)
+                return k;
+        k = vhk_worker_watch(d->threads.control, d->signal_fd, EPOLLIN, dmn_on_signal, d, &d->signal_watch);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "daemon.signals", "signals cannot be watched: %s", strerror(-k));
+        dmn_log_start(d);
+        return 0;
+}
+
+static void dmn_end(struct dmn *d) {
+        d->signal_watch = vhk_watch_free(d->signal_watch);
+        d->backend = vhk_backend_free(d->backend);
+        dmn_threads_stop(&d->threads);
+        if (d->has_opened && d->program->close)
+                d->program->close(d->state);
+        vhk_close(&d->signal_fd);
+        free(d->state);
+}
+
+VHK_API int vhk_daemon_run(const struct vhk_program *p, int argc, char **argv) {
+        struct dmn d = { .program = p, .signal_fd = -1 };
+        struct vhk_error e = { .text = "failed" };
+        int k;
+
+        if (!p || p->size != sizeof(*p) || !p->ops || p->ops->size != sizeof(*p->ops))
+                return dmn_fail("the program does not fit this library");
+        dmn_init_log(p->name);
+        if (dmn_answers(p, argc, argv))
+                return EXIT_SUCCESS;
+        d.state = calloc(1, p->state_size ? p->state_size : 1);
+        if (!d.state)
+                return dmn_fail("out of memory");
+        k = dmn_parse(&d, argc, argv, &e);
+        if (k >= 0)
+                k = dmn_start(&d, &e);
+        if (k < 0) {
+                dmn_fail(e.text);
+                d.has_failed = true;
+        }
+        while (k >= 0 && !d.has_ended)
+                k = vhk_worker_dispatch(d.threads.control, -1);
+        dmn_end(&d);
+        return d.has_failed || k < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
