@@ -6,8 +6,10 @@ A guest script speaks to the host over the console: "LAB name=value" is a fact,
 killed at a kernel panic; its console is part of every failure message.
 """
 
+import json
 import os
 import re
+import socket
 import time
 
 import guestfs
@@ -85,17 +87,49 @@ class Qemu(Machine):
     def __init__(self, lab, script, devices, memory="256M", cpus=1, params=None,
                  reboots=False, name="qemu"):
         super().__init__(lab, name)
+        self.qmp_path = lab.path(f"{name}.qmp")
         qemu = need("qemu-system-x86_64", QEMU_PACKAGE)
         kernel, initrd = guestfs.linux(lab.cache)
         words = ["console=ttyS0", "quiet", "panic=-1", *script_words(script, params)]
+        # -vga: its hole splits low memory into two regions, as in most real guests.
         argv = [qemu, "-M", "q35,memory-backend=mem", "-accel", "tcg,thread=multi", "-cpu", "max",
                 "-smp", cpus, "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
+                "-vga", "std", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
                 "-object", f"memory-backend-memfd,id=mem,size={memory},share=on",
                 "-serial", f"file:{self.console}", *devices,
                 "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
         if not reboots:
             argv.append("-no-reboot")
         self.child = Child(lab, name, argv)
+
+    def qmp(self, command, **arguments):
+        """One command on a connection of its own."""
+        try:
+            reply = self._qmp({"execute": command, "arguments": arguments})
+        except (OSError, ValueError) as e:
+            self._die(f"{command}: {e}")
+        if "return" not in reply:
+            raise Fail(f"{self.name}: {command}: {reply}")
+        return reply["return"]
+
+    def _qmp(self, request):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(10)
+            s.connect(self.qmp_path)
+            with s.makefile("rw") as f:
+                f.readline()
+                for line in ({"execute": "qmp_capabilities"}, request):
+                    f.write(json.dumps(line) + "\n")
+                    f.flush()
+                    reply = {"event": ""}
+                    while "event" in reply:
+                        reply = json.loads(f.readline())
+        return reply
+
+    def vhost(self):
+        """What QEMU itself says of its one vhost-user device."""
+        path = self.qmp("x-query-virtio")[0]["path"]
+        return self.qmp("x-query-virtio-status", path=path)["vhost-dev"]
 
 
 def vhost_user_device(kind, socket, **properties):

@@ -48,6 +48,11 @@ def fill(image, data):
         os.fsync(f.fileno())
 
 
+def expect(what, got, wanted):
+    if got != wanted:
+        raise Fail(f"{what} is {got!r}, expected {wanted!r}")
+
+
 def expect_bytes(f, offset, wanted, what):
     f.seek(offset)
     got = f.read(len(wanted))
@@ -59,6 +64,7 @@ def expect_bytes(f, offset, wanted, what):
 # ---- QEMU: a file system over every combination of queues, event index, indirect, memory ----
 
 MEMORY = {"256m": 256, "4g": 4096}
+REGIONS = {"256m": 2, "4g": 3}          # below and above the VGA hole, and above 4 GiB
 PAIRWISE = {            # every pair of values of two parameters occurs
     (1, False, False, "256m"), (1, True, True, "4g"), (4, False, True, "4g"),
     (4, True, False, "4g"), (4, True, True, "256m"),
@@ -76,9 +82,17 @@ def fs_scenario(queues, event, indirect, memory):
         device = vhost_user_device("blk", disk.socket, num_queues=queues,
                                    event_idx="on" if event else "off",
                                    indirect_desc="on" if indirect else "off")
-        facts = Qemu(lab, "fs", device, memory=f"{MEMORY[memory]}M", cpus=queues,
+        guest = Qemu(lab, "fs", device, memory=f"{MEMORY[memory]}M", cpus=queues,
                      params={"q": queues, "event": int(event), "ind": int(indirect),
-                             "mem": MEMORY[memory]}).wait()
+                             "mem": MEMORY[memory]})
+        guest.await_fact("memory")
+        vhost = guest.vhost()
+        acked = " ".join(vhost["acked-features"]["transports"])
+        expect("memory regions", vhost["n-mem-sections"], REGIONS[memory])
+        expect("queues", vhost["nvqs"], queues)
+        expect("event_idx", "EVENT_IDX" in acked, event)
+        expect("indirect", "INDIRECT_DESC" in acked, indirect)
+        facts = guest.wait()
         disk.stop()
         check_file_system(lab, image, facts["sums"])
 
@@ -312,11 +326,6 @@ def front_busy(lab):
         disk.check_alive()
     vhk(lab, "probe", disk)
     disk.stop()
-
-
-def expect(what, got, wanted):
-    if got != wanted:
-        raise Fail(f"{what} is {got!r}, expected {wanted!r}")
 
 
 BY_NAME = {s.name: s for s in TABLE}
