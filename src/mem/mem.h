@@ -42,7 +42,9 @@ struct vhk_memmap {
         struct vhk_memreg regs[];       /* in order of gpa */
 };
 
-/* The rules by which a table is refused are in struct vhk_error.rule: "mem.overlap", "mem.size", "mem.offset" ... */
+/* Why a table is refused, in struct vhk_error.rule: mem.size-zero, mem.wrap-gpa, mem.wrap-uva, mem.wrap-offset,
+ * mem.offset-align, mem.beyond-file, mem.fd, mem.file-type, mem.map, mem.no-memory; mem.overlap-gpa, mem.overlap-uva (-EEXIST);
+ * mem.slots (-ENOSPC); mem.no-such-region (-ENOENT). */
 int vhk_memmap_new(struct vhk_memmap **ret_m);                  /* no regions */
 struct vhk_memmap *vhk_memmap_ref(struct vhk_memmap *m);
 struct vhk_memmap *vhk_memmap_unref(struct vhk_memmap *m);      /* unmaps what nobody else holds; NULL is legal; returns NULL */
@@ -58,7 +60,8 @@ int vhk_memmap_remove(const struct vhk_memmap *old, vhk_gpa_t gpa, vhk_uva_t uva
                       struct vhk_memmap **ret_m, struct vhk_error *ret_e);
 
 /* Is some byte of this snapshot known to be gone (SIGBUS happened)? Cheap when nothing ever happened in the process:
- * one relaxed load of a global count, compared with the caller's *seen (start with 0). */
+ * one load of a global count, compared with the caller's *seen (start with 0, and anew with each snapshot: it may bring a
+ * mapping that went bad earlier). */
 bool vhk_memmap_is_bad(const struct vhk_memmap *m, uint32_t *seen);
 
 /* The last region that hit: one per queue, on its own cache line with the hot fields. Zero it when the snapshot changes. */
