@@ -114,8 +114,8 @@ static enum tool_status measure(const struct bench *o, const char *endpoint, str
         };
 
         if (!o->json)
-                printf("%s: %s, %llu-byte requests, %u in flight on each of %u queue%s, %s, %llu s\n", endpoint, report_pattern(&job),
-                       (unsigned long long)o->block_size, job.depth, job.n_queues, job.n_queues == 1 ? "" : "s",
+                printf("%s: %s, %llu-byte requests, %u in flight on %s%u queue%s, %s, %llu s\n", endpoint, report_pattern(&job),
+                       (unsigned long long)o->block_size, job.depth, job.n_queues == 1 ? "" : "each of ", job.n_queues, job.n_queues == 1 ? "" : "s",
                        o->poll ? "polling" : "event-driven", (unsigned long long)o->seconds);
         fflush(stdout);
         tool_catch_interrupt();

@@ -167,8 +167,8 @@ static void print_config(const struct peer *p, FILE *f) {
 
         fprintf(f, "configuration        %u bytes\n", p->config_len);
         for (size_t i = 0; p->virtio_id == ID_BLOCK && i < TOOL_N(blk_fields); i++) {
-                if (!field_value(p, &blk_fields[i], &v))
-                        continue;
+                if (!field_value(p, &blk_fields[i], &v) || (!v && i && unit_is_size(blk_fields[i].unit)))
+                        continue;               /* a size of 0: the device does not say */
                 fprintf(f, "  %-18s ", blk_fields[i].label);
                 if (unit_is_size(blk_fields[i].unit))
                         print_size(f, v);

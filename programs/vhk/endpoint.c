@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * From what stands on the command line to an open front-end, and from an errno to a line that says what to do.
+ * From what stands on the command line to an open front-end, and from a failure to a line and an exit status.
  */
 #include "tool.h"
 
@@ -9,71 +9,33 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-
-#define SCHEME "vhost-user:"
-
-static enum tool_status parse_fd(const char *text, struct vhk_frontend_options *o) {
-        char *end;
-
-        errno = 0;
-        unsigned long n = strtoul(text, &end, 10);
-        if (*text < '0' || *text > '9' || *end || errno || n > INT_MAX)
-                return tool_usage("\"fd:%s\" is no descriptor; it looks like fd:3", text);
-        struct stat st;
-        if (fstat((int)n, &st) < 0)
-                return tool_fail("fd:%lu: %s", n, strerror(errno));
-        if (!S_ISSOCK(st.st_mode))
-                return tool_fail("fd:%lu is not a socket", n);
-        o->has_fd = 1;
-        o->fd = (int)n;
-        return TOOL_OK;
-}
-
-/* Everything that can be said without connecting. */
-static enum tool_status check_path(const char *path) {
-        struct stat st;
-
-        if (!*path)
-                return tool_usage("the endpoint has no path; it looks like %s/run/disk.sock", SCHEME);
-        if (stat(path, &st) < 0)
-                return errno == ENOENT ? tool_fail("%s: no such socket", path) : tool_fail("%s: %s", path, strerror(errno));
-        if (!S_ISSOCK(st.st_mode))
-                return tool_fail("%s is %s, not a socket", path, S_ISDIR(st.st_mode) ? "a directory" : S_ISREG(st.st_mode) ? "a file" : "a special file");
-        return TOOL_OK;
-}
 
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec) {
-        const char *path = endpoint, *colon = strchr(endpoint, ':'), *slash = strchr(endpoint, '/');
+        char *end;
 
         *o = (struct vhk_frontend_options){ .size = sizeof(*o), .limit_ns = limit_ns };
+        *ret_spec = endpoint;
+        if (strncmp(endpoint, "fd:", 3))
+                return TOOL_OK;
+        errno = 0;
+        unsigned long n = strtoul(endpoint + 3, &end, 10);
+        if (endpoint[3] < '0' || endpoint[3] > '9' || *end || errno || n > INT_MAX)
+                return tool_usage("\"%s\" is no descriptor; it looks like fd:3", endpoint);
+        o->has_fd = 1;
+        o->fd = (int)n;
         *ret_spec = NULL;
-        if (!strncmp(endpoint, "fd:", 3))
-                return parse_fd(endpoint + 3, o);
-        if (!strncmp(endpoint, SCHEME, strlen(SCHEME)))
-                path = endpoint + strlen(SCHEME);
-        else if (colon && (!slash || colon < slash))
-                return tool_usage("\"%.*s\" is no kind of endpoint known here; there are %sPATH, PATH and fd:N", (int)(colon - endpoint), endpoint, SCHEME);
-        enum tool_status status = check_path(path);
-        if (status == TOOL_OK)
-                *ret_spec = path;
-        return status;
+        return TOOL_OK;
 }
 
+/* The library tells a back-end that never answered from one that stopped answering, by the rule. */
 enum tool_status tool_open_failed(const char *endpoint, int k, const struct vhk_error *e) {
-        const char *story = e->text[0] ? e->text : strerror(-k);
+        const char *rule = e->rule ? e->rule : "";
 
-        switch (k) {
-        case -ETIMEDOUT:
-                tool_fail("busy: %s accepts, but does not answer; most likely it serves another front-end", endpoint);
+        if (!strcmp(rule, "frontend.busy") || !strcmp(rule, "sock.backlog")) {
+                tool_fail("busy: %s", e->text);
                 return TOOL_BUSY;
-        case -EPROTO:
-                return tool_fail("%s is not a vhost-user back-end: %s", endpoint, story);
-        case -ECONNREFUSED:
-                return tool_fail("%s: nobody listens on this socket (its program has ended?)", endpoint);
-        default:
-                return tool_fail("%s: %s", endpoint, story);
         }
+        return e->text[0] ? tool_fail("%s", e->text) : tool_fail("%s: %s", endpoint, strerror(-k));
 }
 
 enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct vhk_blk_options *o, struct vhk_blk **ret_b) {
@@ -95,7 +57,7 @@ enum tool_status tool_blk_failed(struct vhk_blk *b, const char *what, uint64_t o
         const struct vhk_error *e = vhk_frontend_get_error(vhk_blk_get_frontend(b));
 
         if (k == -EPIPE)
-                return tool_fail("%s at offset %llu: the connection is lost: %s", what, (unsigned long long)offset, e->text[0] ? e->text : "no reason given");
+                return tool_fail("%s at offset %llu: the connection is lost: %s", what, (unsigned long long)offset, e->text);
         if (k == -ETIMEDOUT)
                 return tool_fail("%s at offset %llu: no answer in time", what, (unsigned long long)offset);
         return tool_fail("%s at offset %llu: %s", what, (unsigned long long)offset, strerror(-k));

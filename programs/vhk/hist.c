@@ -140,28 +140,35 @@ static void draw_bar(FILE *f, bool utf8, unsigned eighths, unsigned width) {
                 fputc(' ', f);
 }
 
+static void draw_row(const struct hist *h, FILE *f, bool utf8, unsigned width, const char *range, uint64_t n, uint64_t most) {
+        unsigned eighths = (unsigned)((double)n * width * 8 / (double)most);
+
+        fprintf(f, "  %-19s  ", range);
+        draw_bar(f, utf8, n && !eighths ? 1 : eighths, width);
+        fprintf(f, " %6.2f%%  %llu\n", 100.0 * (double)n / (double)h->n, (unsigned long long)n);
+}
+
 void hist_draw(const struct hist *h, FILE *f, bool utf8, unsigned width) {
         if (!h->n)
                 return;
-        const struct scale *s = &scales[0];
-        /* Rows are chosen by bucket starts, as counts are. */
-        uint64_t lowest = hist_bucket_low(hist_index(h->min)), highest = hist_bucket_low(hist_index(h->max)), most = 0;
-
-        if (row_of(s, highest) - row_of(s, lowest) >= N_ROWS_FINE)
-                s = &scales[1];
+        /* Rows are chosen by bucket starts, as counts are. The last thousandth shares a row, or it would take most of them. */
+        uint64_t lowest = hist_bucket_low(hist_index(h->min)), most = 0;
+        uint64_t highest = hist_bucket_low(hist_index(hist_percentile(h, 99.9)));
+        const struct scale *s = &scales[row_of(&scales[0], highest) - row_of(&scales[0], lowest) >= N_ROWS_FINE];
         unsigned first = row_of(s, lowest), last = row_of(s, highest);
+        char range[64], from[24], to[24];
+
         for (unsigned i = first; i <= last; i++) {
                 uint64_t n = count_between(h, boundary(s, i), boundary(s, i + 1));
                 most = n > most ? n : most;
         }
         for (unsigned i = first; i <= last; i++) {
-                uint64_t n = count_between(h, boundary(s, i), boundary(s, i + 1));
-                char from[24], to[24];
-
-                fprintf(f, "  %8s - %8s  ", hist_format_ns(from, sizeof(from), boundary(s, i)),
-                        hist_format_ns(to, sizeof(to), boundary(s, i + 1)));
-                unsigned eighths = (unsigned)((double)n * width * 8 / (double)most);
-                draw_bar(f, utf8, n && !eighths ? 1 : eighths, width);
-                fprintf(f, " %6.2f%%  %llu\n", 100.0 * (double)n / (double)h->n, (unsigned long long)n);
+                snprintf(range, sizeof(range), "%8s - %8s", hist_format_ns(from, sizeof(from), boundary(s, i)),
+                         hist_format_ns(to, sizeof(to), boundary(s, i + 1)));
+                draw_row(h, f, utf8, width, range, count_between(h, boundary(s, i), boundary(s, i + 1)), most);
         }
+        uint64_t rest = boundary(s, last + 1) == UINT64_MAX ? 0 : count_between(h, boundary(s, last + 1), UINT64_MAX);
+        snprintf(range, sizeof(range), "%8s and more", hist_format_ns(from, sizeof(from), boundary(s, last + 1)));
+        if (rest)
+                draw_row(h, f, utf8, width, range, rest, most);
 }

@@ -52,5 +52,6 @@ uint64_t hist_mdev(const struct hist *h);
 /** hist_format_ns() - "870 ns", "12.3 us", "4.56 ms"; three digits, returns @buf */
 const char *hist_format_ns(char *buf, size_t n, uint64_t ns);
 
-/** hist_draw() - one bar per range of a 1-2-5 scale (or a finer one where it fits in 16 lines), at most @width columns of bar */
+/** hist_draw() - one bar per range of a 1-2-5 scale (or a finer one where it fits in 16 lines), at most @width
+ * columns of bar; what lies far behind the 99.9th percentile shares the last line */
 void hist_draw(const struct hist *h, FILE *f, bool utf8, unsigned width);

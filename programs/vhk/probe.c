@@ -2,8 +2,6 @@
 /*
  * vhk probe: connect, negotiate protocol features, ask, disconnect. No memory is lent and no ring is started.
  */
-#include <string.h>
-
 #include "describe.h"
 #include "tool.h"
 
@@ -41,7 +39,7 @@ static enum tool_status run(const void *state, const char *endpoint) {
                 return tool_open_failed(endpoint, k, &e);
         k = peer_read(f, endpoint, (uint32_t)id, &peer);
         if (k < 0)
-                status = tool_fail("%s: %s", endpoint, vhk_frontend_get_error(f)->text[0] ? vhk_frontend_get_error(f)->text : strerror(-k));
+                status = tool_fail("%s", vhk_frontend_get_error(f)->text);
         else if (o->json)
                 peer_print_json(&peer, stdout);
         else

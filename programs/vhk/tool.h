@@ -63,7 +63,7 @@ void tool_sleep(uint64_t ns);           /* or until interrupted */
 /* ---- endpoint.c ---- */
 
 /**
- * tool_endpoint() - fill @o (and *ret_spec) from "vhost-user:PATH", "PATH" or "fd:N"; one line on stderr if it is none of them
+ * tool_endpoint() - fill @o and *ret_spec (NULL: a descriptor) from "vhost-user:PATH", "PATH" or "fd:N"
  * @limit_ns: time limit of every call
  */
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec);
