@@ -2,6 +2,7 @@
 /* The inputs H18, H19, H21 and H43 of our list of hostile inputs are among these. */
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
 
@@ -273,19 +274,20 @@ TEST(iovecs_over_adjacent_regions_and_holes) {
 /* Adjacent for the guest and for the host: a snapshot put together by hand, for mmap promises no place. */
 TEST(iovecs_merge_where_the_host_is_contiguous) {
         static uint8_t bytes[0x3000];
-        struct { struct vhk_memmap m; struct vhk_memreg regs[3]; } t = {
-                .m = { .refs = 1, .n = 3 },
-                .regs = { { .gpa = 0x1000, .len = 0x1000, .host = bytes }, { .gpa = 0x2000, .len = 0x1000, .host = bytes + 0x1000 },
-                          { .gpa = 0x3000, .len = 0x800, .host = bytes + 0x2800 } },
-        };
+        struct vhk_memmap *m = calloc(1, sizeof(*m) + 3 * sizeof(m->regs[0]));
         struct vhk_mem_cache c = { 0 };
         struct iovec v[2];
 
-        CHECK_EQ(vhk_memmap_iov(&t.m, &c, 0x1800, 0x1000, v, 1), 1);
+        m->n = 3;
+        m->regs[0] = (struct vhk_memreg){ .gpa = 0x1000, .len = 0x1000, .host = bytes };
+        m->regs[1] = (struct vhk_memreg){ .gpa = 0x2000, .len = 0x1000, .host = bytes + 0x1000 };
+        m->regs[2] = (struct vhk_memreg){ .gpa = 0x3000, .len = 0x800, .host = bytes + 0x2800 };
+        CHECK_EQ(vhk_memmap_iov(m, &c, 0x1800, 0x1000, v, 1), 1);
         CHECK(v[0].iov_base == bytes + 0x800 && v[0].iov_len == 0x1000);
-        CHECK_EQ(vhk_memmap_iov(&t.m, &c, 0x1000, 0x2800, v, 2), 2);
+        CHECK_EQ(vhk_memmap_iov(m, &c, 0x1000, 0x2800, v, 2), 2);
         CHECK_EQ(v[0].iov_len, 0x2000);
         CHECK(v[1].iov_base == bytes + 0x2800 && v[1].iov_len == 0x800);
+        free(m);
 }
 
 /* ---- what a change costs ---- */
@@ -450,33 +452,56 @@ static void restore_huge_pages(int had) {
         close(fd);
 }
 
-TEST(hugetlbfs_at_an_offset_within_a_huge_page) {
-        int had = raise_huge_pages(2);
-        int fd = had < 0 ? -1 : memfd_create("test-huge", MFD_CLOEXEC | MFD_HUGETLB);
-        struct vhk_memmap *m = empty();
-        struct vhk_mem_counters a = vhk_mem_counters();
+/* Two huge pages in a file, or -1. */
+static int new_huge_file(uint64_t *ret_huge) {
+        int fd = memfd_create("test-huge", MFD_CLOEXEC | MFD_HUGETLB);
         struct statfs fs;
-        uint8_t *p;
+        void *p;
 
-        if (fd < 0 || fstatfs(fd, &fs) < 0 || ftruncate(fd, 2 * fs.f_bsize) < 0 ||
-            (p = mmap(NULL, (size_t)fs.f_bsize * 2, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
-                vhk_memmap_unref(m);
-                if (fd >= 0)
-                        close(fd);
+        if (fd < 0)
+                return -1;
+        if (fstatfs(fd, &fs) < 0 || ftruncate(fd, 2 * fs.f_bsize) < 0 ||
+            (p = mmap(NULL, (size_t)fs.f_bsize * 2, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0)) == MAP_FAILED) {
+                close(fd);
+                return -1;
+        }
+        munmap(p, (size_t)fs.f_bsize * 2);
+        *ret_huge = (uint64_t)fs.f_bsize;
+        return fd;
+}
+
+static void on_sigbus(int sig, siginfo_t *si, void *context) {
+        if (!vhk_sigbus_try(si))
+                _exit(1);
+}
+
+TEST(hugetlbfs_at_an_offset_within_a_huge_page) {
+        struct sigaction sa = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+        int had = raise_huge_pages(2);
+        uint64_t huge = 0;
+        int fd = had < 0 ? -1 : new_huge_file(&huge);
+        struct vhk_mem_counters a = vhk_mem_counters();
+        uint32_t seen = 0;
+        char text[5] = { 0 };
+
+        if (fd < 0) {
                 if (had >= 0)
                         restore_huge_pages(had);
                 SKIP("cannot: no huge pages to be had here");
         }
-        uint64_t huge = (uint64_t)fs.f_bsize;
-        memcpy(p + huge - PAGE, "huge", 5);
+        struct vhk_memmap *m = empty();
         add(&m, desc(0xc0000, 0x7000000c0000, 0x2000, huge - PAGE, fd));        /* crosses from one huge page into the next */
-        CHECK_STR((const char *)vhk_memmap_host_gpa(m, (vhk_gpa_t){ 0xc0000 }, 5), "huge");
-        memcpy(vhk_memmap_host_gpa(m, (vhk_gpa_t){ 0xc1000 }, 5), "next", 5);
-        CHECK_STR((const char *)p + huge, "next");
         CHECK_EQ(m->regs[0].mapping->size, 2 * huge);
+        memcpy(vhk_memmap_host_gpa(m, (vhk_gpa_t){ 0xc0ffc }, 8), "hugepage", 8);
+        CHECK_EQ(pread(fd, text, 4, (off_t)huge), 4);
+        CHECK_STR(text, "page");
+
+        CHECK_EQ(sigaction(SIGBUS, &sa, NULL), 0);
+        CHECK_EQ(ftruncate(fd, (off_t)huge), 0);
+        CHECK(!memcmp(vhk_memmap_host_gpa(m, (vhk_gpa_t){ 0xc0ffc }, 8), "huge\0\0\0", 8));
+        CHECK(vhk_memmap_is_bad(m, &seen));
         swap(&m, NULL);
         CHECK_EQ(vhk_mem_counters().munmaps - a.munmaps, 1);
-        munmap(p, 2 * huge);
         close(fd);
         restore_huge_pages(had);
 }
