@@ -187,9 +187,9 @@ FIELDS(iotlb_to_backend) {
 FIELDS(iotlb_to_frontend) {
         VIEW(iotlb, p);
 
-        if (p.type != VHK_IOTLB_MISS && p.type != VHK_IOTLB_ACCESS_FAIL)
-                return VHK_RULE_IOTLB_TYPE;
-        return p.perm >= 1 && p.perm <= 3 ? VHK_RULE_OK : VHK_RULE_IOTLB_PERM;
+        if (p.type == VHK_IOTLB_MISS)
+                return p.perm >= 1 && p.perm <= 3 ? VHK_RULE_OK : VHK_RULE_IOTLB_PERM;
+        return p.type == VHK_IOTLB_ACCESS_FAIL ? VHK_RULE_OK : VHK_RULE_IOTLB_TYPE;
 }
 
 static enum vhk_rule check_config(const struct vhk_p_config *p, uint32_t size) {
@@ -373,7 +373,7 @@ enum vhk_rule vhk_wire_check(const struct vhk_wire_state *s, enum vhk_dir dir, c
         *ret_row = row;
         if (r)
                 return r;
-        if (s->phase == VHK_PHASE_POSTCOPY_ACK && row->phase != VHK_PHASE_POSTCOPY_ACK)
+        if (dir == VHK_FROM_FRONTEND && s->phase == VHK_PHASE_POSTCOPY_ACK && row->phase != VHK_PHASE_POSTCOPY_ACK)
                 return VHK_RULE_PHASE;
         r = check_gate(s, &row->gate);
         return r ? r : check_payload(s, row, payload, h->size, n_fds);

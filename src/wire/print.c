@@ -62,7 +62,8 @@ static void add_fields(struct out *o, enum vhk_payload kind, const uint8_t *payl
                 if (f->format == FORMAT_PAD || (uint32_t)f->offset + f->bytes > size)
                         continue;
                 uint64_t v = load(payload + f->offset, f->bytes);
-                add(o, f->format == FORMAT_HEX ? " %s 0x%llx" : " %s %llu", f->name, (unsigned long long)v);
+                const char *name = !strcmp(f->name, "index") ? "ring" : f->name;
+                add(o, f->format == FORMAT_HEX ? " %s 0x%llx" : " %s %llu", name, (unsigned long long)v);
         }
 }
 
