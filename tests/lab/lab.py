@@ -7,7 +7,6 @@ writes is under Lab.tmp, which goes away at the end.  Sockets live there too, so
 is short.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -41,9 +40,9 @@ class Child:
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
             self.proc = subprocess.Popen(
                 self.argv, stdin=stdin, stdout=out, stderr=err, cwd=lab.tmp,
-                env=dict(os.environ, **(env or {})), start_new_session=True,
-                pass_fds=pass_fds, preexec_fn=_die_with_parent)
+                env=dict(os.environ, **(env or {})), start_new_session=True, pass_fds=pass_fds)
         lab.children.append(self)
+        lab.guard(self.proc.pid)
 
     def poll(self):
         return self.proc.poll()
@@ -70,9 +69,16 @@ class Child:
         return read_text(self.err_path)
 
 
-def _die_with_parent():
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+# Reads the process groups of a run; when the run is gone without having said so (SIGKILL, by
+# which test runners end what takes too long), kills them and removes the run's directory.
+GUARD = """
+while read -r word; do
+	[ "$word" != done ] || exit 0
+	groups="$groups $word"
+done
+for group in $groups; do kill -s KILL -- "-$group"; done
+rm -rf "$1"
+"""
 
 
 class Lab:
@@ -85,8 +91,15 @@ class Lab:
         self.verbose = verbose
         self.children = []
         self.backends = []      # those that should be serving
-        self.tmp = tempfile.mkdtemp(prefix="vhk-lab.")
+        where = tempfile.gettempdir()
+        self.tmp = tempfile.mkdtemp(prefix="vhk-lab.", dir=where if len(where) < 60 else "/tmp")
         self.start = time.monotonic()
+        self.guardian = subprocess.Popen(["sh", "-c", GUARD, "lab-guard", self.tmp], stdin=subprocess.PIPE,
+                                         stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def guard(self, word):
+        self.guardian.stdin.write(f"{word}\n".encode())
+        self.guardian.stdin.flush()
 
     def __enter__(self):
         return self
@@ -94,6 +107,8 @@ class Lab:
     def __exit__(self, *exc):
         for child in self.children:
             child.kill()
+        self.guard("done")
+        self.guardian.wait()
         shutil.rmtree(self.tmp, ignore_errors=True)
 
     def note(self, text):
