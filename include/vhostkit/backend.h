@@ -33,7 +33,7 @@ typedef void (*vhk_backend_event_fn)(void *arg, enum vhk_backend_event ev, const
 /**
  * struct vhk_backend_options - zero it, set @size
  * @fd: an inherited socket, listening or connected (it is asked), instead of a path; -1 none. Zero means none as well,
- *      unless @has_fd. Becomes the back-end's
+ *      unless @has_fd. Becomes the back-end's when vhk_backend_open() is a success
  * @mode: with a path: who calls whom
  * @control: home of control; required
  * @n_queues: fewer rings than ops->n_queues; 0: all

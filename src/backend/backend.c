@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The back-end object: where front-ends come from, one after the other, and how it ends. Control worker, except
+ * vhk_backend_stop().
+ *
+ * WAITING -> SERVING -> CLOSING (rings stop) -> WAITING ...    with a listening socket: a second client waits in the backlog
+ *                                            -> RETIRING -> OVER     with a connected one, or after vhk_backend_stop()
+ *
+ * RETIRING is the farewell of the rings' homes: behind it no worker has a post of ours in its mailbox, and the object may be
+ * freed. If rings have not stopped by the time limit of vhk_backend_stop(), the end is told with an error, and whatever
+ * the device may still complete into is never freed.
+ */
+#include <sys/epoll.h>
+#include <sys/stat.h>
+
+#include "backend/session.h"
+
+#define LIMIT_NS 30000000000u
+#define CONNECT_NS 5000000000u
+#define REST_NS 100000000u      /* after an accept that failed for lack of something */
+
+#define DEFAULT_PROTOCOL                                                                                                \
+        (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_RESET_DEVICE) |  \
+         VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
+#define RING_FEATURES                                                                                                   \
+        (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
+
+#define ALL_RING_BITS ((VHK_BIT(VHK_F_RING_LAST + 1) - 1) & ~(VHK_BIT(VHK_F_RING_FIRST) - 1))
+
+void vhk_backend_tell(struct vhk_backend *b, enum vhk_backend_event ev, const struct vhk_error *e) {
+        if (b->o.on_event)
+                b->o.on_event(b->o.event_arg, ev, e);
+}
+
+static const struct vhk_error *failure(const struct vhk_backend *b) {
+        return b->failed && b->failure.code ? &b->failure : NULL;
+}
+
+/* ---- front-ends come ---- */
+
+static void begin(struct vhk_backend *b, int fd) {
+        b->served = true;
+        int k = vhk_session_begin(b, fd);
+        if (k < 0) {
+                vhk_log(&b->log, VHK_LOG_ERROR, "cannot serve a front-end: %s", strerror(-k));
+                return;
+        }
+        if (b->listen_watch)
+                vhk_watch_set(b->listen_watch, 0);
+        vhk_log(&b->log, VHK_LOG_INFO, "a front-end has come");
+        vhk_backend_tell(b, VHK_BACKEND_CONNECTED, NULL);
+}
+
+static void on_listener(void *arg, uint32_t events) {
+        struct vhk_backend *b = arg;
+        int fd;
+
+        if (b->state != VHK_BACKEND_WAITING)
+                return;
+        int k = vhk_listener_accept(&b->listener, &fd);
+        if (k >= 0) {
+                begin(b, fd);
+        } else if (k != -EAGAIN) {              /* no descriptors, no memory: the client stays in the backlog for a while */
+                vhk_log(&b->log, VHK_LOG_WARNING, "cannot accept a front-end: %s", strerror(-k));
+                b->resting = true;
+                vhk_watch_set(b->listen_watch, 0);
+                vhk_timer_set(b->timer, REST_NS);
+        }
+}
+
+static void wait_for_next(struct vhk_backend *b) {
+        b->state = VHK_BACKEND_WAITING;
+        b->failed = false;
+        int k = vhk_watch_set(b->listen_watch, EPOLLIN);
+        if (k < 0)
+                vhk_log(&b->log, VHK_LOG_ERROR, "cannot watch the listening socket: %s", strerror(-k));
+}
+
+/* ---- the end ---- */
+
+/* May run again behind posts that are on their way: nothing of ours is left in a mailbox when the end is told. */
+static void on_end(struct vhk_post *p) {
+        struct vhk_backend *b = vhk_container_of(p, struct vhk_backend, end_post);
+
+        if (vhk_load_acquire(&b->stop_post.queued) || vhk_load_acquire(&b->host.post.queued)) {
+                vhk_worker_post(b->o.control, &b->end_post);
+                return;
+        }
+        b->state = VHK_BACKEND_OVER;
+        vhk_backend_tell(b, VHK_BACKEND_ENDED, failure(b));     /* b may be gone */
+}
+
+/* The next farewell, or the end. */
+void vhk_backend_retire(struct vhk_backend *b) {
+        if (b->state != VHK_BACKEND_RETIRING || b->stuck)
+                return;
+        for (unsigned i = 0; i < b->n_queues; i++)
+                if (!b->rings[i].retired) {
+                        vhk_vring_retire(&b->rings[i]);
+                        return;
+                }
+        vhk_worker_post(b->o.control, &b->end_post);
+}
+
+static void close_listener(struct vhk_backend *b) {
+        b->listen_watch = vhk_watch_free(b->listen_watch);
+        vhk_listener_close(&b->listener);
+}
+
+static void end(struct vhk_backend *b) {
+        close_listener(b);
+        vhk_timer_set(b->timer, 0);
+        b->state = VHK_BACKEND_RETIRING;
+        vhk_backend_retire(b);
+}
+
+void vhk_backend_session_ended(struct vhk_backend *b) {
+        vhk_log(&b->log, VHK_LOG_INFO, "the front-end has left");
+        vhk_backend_tell(b, VHK_BACKEND_DISCONNECTED, failure(b));
+        if (b->stopping || !b->listening)
+                end(b);
+        else
+                wait_for_next(b);
+}
+
+/* The device has not given back its requests in time. */
+static void give_up(struct vhk_backend *b) {
+        b->stuck = true;
+        vhk_session_fail(b, -ETIMEDOUT, "backend.stuck", "requests were still in flight at the time limit of the stop");
+        close_listener(b);
+        b->conn_watch = vhk_watch_free(b->conn_watch);
+        vhk_conn_done(&b->conn);
+        vhk_host_close_channel(&b->host);
+        b->state = VHK_BACKEND_RETIRING;
+        vhk_worker_post(b->o.control, &b->end_post);
+}
+
+static void on_stop(struct vhk_post *p) {
+        struct vhk_backend *b = vhk_container_of(p, struct vhk_backend, stop_post);
+
+        if (b->stopping || b->state >= VHK_BACKEND_RETIRING)
+                return;
+        b->stopping = true;
+        close_listener(b);
+        if (b->state == VHK_BACKEND_WAITING) {
+                end(b);
+                return;
+        }
+        b->stop_deadline = vhk_now() + b->stop_limit;
+        if (b->state == VHK_BACKEND_SERVING)
+                vhk_session_close(b, b->stop_how);
+        if (b->state == VHK_BACKEND_CLOSING)
+                vhk_timer_set(b->timer, VHK_MAX(b->stop_limit, UINT64_C(1)));
+}
+
+static void on_timer(void *arg) {
+        struct vhk_backend *b = arg;
+
+        switch (b->state) {
+        case VHK_BACKEND_WAITING:
+                if (b->resting)
+                        wait_for_next(b);
+                else if (b->o.has_fd)           /* a connected socket: it begins from the loop, not from inside of open */
+                        begin(b, VHK_STEAL_FD(b->o.fd));
+                b->resting = false;
+                if (!b->listening && b->state == VHK_BACKEND_WAITING)
+                        end(b);
+                break;
+        case VHK_BACKEND_SERVING:
+                vhk_session_on_timer(b);
+                break;
+        case VHK_BACKEND_CLOSING:
+                if (b->stopping && vhk_now() >= b->stop_deadline)
+                        give_up(b);
+                else if (b->stopping)
+                        vhk_timer_set(b->timer, b->stop_deadline - vhk_now());
+                break;
+        default:
+                break;
+        }
+}
+
+VHK_API int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t limit_ns) {
+        uint32_t none = 0;
+
+        /* Only the first caller counts; its values are published by the post. */
+        if (!__atomic_compare_exchange_n(&b->stop_asked, &none, 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+                return 0;
+        b->stop_how = how;
+        b->stop_limit = limit_ns ? limit_ns : b->limit_ns;
+        vhk_worker_post(b->o.control, &b->stop_post);
+        return 0;
+}
+
+/* ---- the object ---- */
+
+static int check_options(const struct vhk_backend_options *o, const struct vhk_device_ops *ops, struct vhk_error *ret_e) {
+        uint16_t most = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;
+
+        if (o->size != sizeof(*o) || ops->size != sizeof(*ops))
+                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the size member of the options or the device is not set, or of another version");
+        if (!o->control || !ops->queue_run)
+                return vhk_error_set(ret_e, -EINVAL, "backend.options", "a control worker and the device's queue_run are required");
+        if (ops->n_queues < 1 || ops->n_queues > VHK_MAX_RINGS || o->n_queues > ops->n_queues)
+                return vhk_error_set(ret_e, -EINVAL, "backend.queues", "%u of %u queues: expected 1 to %u, and no more than the device has",
+                                     o->n_queues ? o->n_queues : ops->n_queues, ops->n_queues, VHK_MAX_RINGS);
+        if (!vhk_is_pow2(most) || most > VHK_QUEUE_MAX_SIZE || most > ops->queue_size_max)
+                return vhk_error_set(ret_e, -EINVAL, "backend.queue-size", "a largest queue of %u entries: expected a power of two up to %u",
+                                     most, ops->queue_size_max);
+        if (ops->config_len > VHK_MAX_CONFIG)
+                return vhk_error_set(ret_e, -EINVAL, "backend.config", "%u bytes of configuration space; at most %u go over the wire",
+                                     ops->config_len, VHK_MAX_CONFIG);
+        if (o->protocol_offer & ~(DEFAULT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG)))
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.protocol", "protocol features 0x%llx are not implemented",
+                                     (unsigned long long)(o->protocol_offer & ~(DEFAULT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG))));
+        return 0;
+}
+
+static void set_offers(struct vhk_backend *b) {
+        struct vhk_wire_state *w = &b->session.wire;
+        uint64_t protocol = DEFAULT_PROTOCOL | b->o.protocol_offer | (b->ops->config_len ? VHK_BIT(VHK_PF_CONFIG) : 0);
+
+        w->n_queues = b->n_queues;
+        w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES) & ~b->o.features_no_offer;
+        w->protocol_offered = protocol & ~b->o.protocol_no_offer;
+}
+
+static int make_rings(struct vhk_backend *b) {
+        b->rings = calloc(b->n_queues, sizeof(*b->rings));
+        if (!b->rings)
+                return -ENOMEM;
+        for (unsigned i = 0; i < b->n_queues; i++) {
+                struct vhk_vring *v = &b->rings[i];
+                v->home = v->control = b->o.control;
+                v->ops = b->ops;
+                v->dev = b->dev;
+                v->log = &b->log;
+                v->owner = b;
+                v->reported = vhk_session_reported;
+                v->index = (uint16_t)i;
+                v->size_max = b->queue_size_max;
+                int k = vhk_vring_init(v);
+                if (k < 0)
+                        return k;
+        }
+        return 0;
+}
+
+static struct vhk_backend *backend_free(struct vhk_backend *b) {
+        close_listener(b);
+        b->conn_watch = vhk_watch_free(b->conn_watch);
+        vhk_conn_done(&b->conn);
+        vhk_host_close_channel(&b->host);
+        b->timer = vhk_timer_free(b->timer);
+        if (b->o.has_fd)
+                vhk_close(&b->o.fd);
+        if (b->stuck)           /* requests in flight point into the rings: see above */
+                return NULL;
+        for (unsigned i = 0; b->rings && i < b->n_queues; i++)
+                vhk_vring_done(&b->rings[i]);
+        free(b->rings);
+        free(b);
+        return NULL;
+}
+
+static int make(const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev, struct vhk_backend **ret_b) {
+        struct vhk_backend *b = calloc(1, sizeof(*b));
+        if (!b)
+                return -ENOMEM;
+        b->o = *o;
+        b->o.has_fd = false;            /* the descriptor is not ours before everything else is there */
+        b->o.fd = -1;
+        b->ops = ops;
+        b->dev = dev;
+        b->log = (struct vhk_log){ o->log, o->log_arg };
+        b->trace = (struct vhk_log){ o->trace, o->trace_arg };
+        b->limit_ns = o->limit_ns ? o->limit_ns : LIMIT_NS;
+        b->n_queues = o->n_queues ? o->n_queues : ops->n_queues;
+        b->queue_size_max = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;
+        b->listener.fd = b->conn.fd = -1;
+        b->end_post.fn = on_end;
+        b->stop_post.fn = on_stop;
+        vhk_host_init(&b->host, b);
+        set_offers(b);
+        int k = make_rings(b);
+        if (k >= 0)
+                k = vhk_worker_timer(o->control, on_timer, b, &b->timer);
+        if (k < 0)
+                backend_free(b);
+        else
+                *ret_b = b;
+        return k;
+}
+
+/* Finds the endpoint: a listener, or a connected socket in b->o.fd. */
+static int open_endpoint(struct vhk_backend *b, const char *spec, const struct vhk_backend_options *o, struct vhk_error *ret_e) {
+        const char *path;
+        int k, fd = o->fd;
+
+        if (o->has_fd) {
+                k = vhk_sock_classify(fd, ret_e);
+                if (k < 0)
+                        return k;
+                b->listening = k == 1;
+        } else {
+                k = vhk_sock_parse(spec, &path, ret_e);
+                if (k < 0)
+                        return k;
+                b->listening = o->mode != VHK_SOCKET_CONNECT;
+                k = b->listening ? vhk_listener_open(path, &b->listener, ret_e) : vhk_sock_connect(path, CONNECT_NS, &fd, ret_e);
+                if (k < 0)
+                        return k;
+        }
+        if (o->has_fd && b->listening)
+                b->listener.fd = fd;
+        if (!b->listening) {
+                b->o.has_fd = true;
+                b->o.fd = fd;
+        }
+        return 0;
+}
+
+static int start_listening(struct vhk_backend *b) {
+        if (!b->listening)
+                return vhk_timer_set(b->timer, 1);
+        int k = vhk_fd_set_nonblock(b->listener.fd, true);
+        if (k >= 0)
+                k = vhk_worker_watch(b->o.control, b->listener.fd, EPOLLIN, on_listener, b, &b->listen_watch);
+        return k;
+}
+
+VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev,
+                             struct vhk_backend **ret_b, struct vhk_error *ret_e) {
+        struct vhk_backend *b;
+
+        int k = check_options(o, ops, ret_e);
+        if (k < 0)
+                return k;
+        if (!spec && !o->has_fd)
+                return vhk_error_set(ret_e, -EINVAL, "backend.spec", "neither a socket path nor a descriptor was given");
+        k = make(o, ops, dev, &b);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "backend.open", "cannot make a back-end: %s", strerror(-k));
+        k = open_endpoint(b, spec, o, ret_e);
+        if (k < 0) {
+                backend_free(b);
+                return k;
+        }
+        k = start_listening(b);
+        if (k < 0)
+                vhk_error_set(ret_e, k, "backend.loop", "cannot watch the socket: %s", strerror(-k));
+        if (k >= 0 && ops->attach) {
+                k = ops->attach(dev, &b->host);
+                if (k < 0)
+                        vhk_error_set(ret_e, k, "device.attach", "the device cannot be served: %s", strerror(-k));
+        }
+        if (k < 0) {
+                if (o->has_fd)          /* stays the caller's: its number may be that of stderr, by mistake */
+                        b->listener.fd = b->o.fd = -1;
+                backend_free(b);
+                return k;
+        }
+        *ret_b = b;
+        return 0;
+}
+
+VHK_API int vhk_backend_set_worker(struct vhk_backend *b, unsigned queue, struct vhk_worker *w) {
+        if (queue >= b->n_queues || !w || (b->ops->threads == VHK_THREADS_SINGLE && w != b->o.control))
+                return -EINVAL;
+        if (b->served || b->state != VHK_BACKEND_WAITING)
+                return -EBUSY;
+        if (b->ops->threads == VHK_THREADS_PER_QUEUE)
+                b->rings[queue].home = w;
+        else                            /* all rings of such a device have one home */
+                for (unsigned i = 0; i < b->n_queues; i++)
+                        b->rings[i].home = w;
+        return 0;
+}
+
+VHK_API struct vhk_backend *vhk_backend_free(struct vhk_backend *b) {
+        if (!b)
+                return NULL;
+        assert(b->state == VHK_BACKEND_OVER || (b->state == VHK_BACKEND_WAITING && !b->served));
+        return backend_free(b);
+}
+
+VHK_API int vhk_backend_get_metrics(struct vhk_backend *b, unsigned queue, struct vhk_ring_metrics *ret_m) {
+        struct vhk_queue_metrics m;
+
+        if (queue >= b->n_queues)
+                return -EINVAL;
+        vhk_vring_get_metrics(&b->rings[queue], &m);
+        *ret_m = (struct vhk_ring_metrics){
+                .requests = m.requests, .kicks = vhk_load_relaxed(&b->rings[queue].kicks), .notifications = m.notifications,
+                .flushes = m.flushes, .faults = m.faults,
+        };
+        return 0;
+}

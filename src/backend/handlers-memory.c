@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The memory table. Control worker; guest memory itself is never touched here.
+ *
+ * A change makes a new snapshot and publishes it to every ring that runs. A region that is only added needs all of them to
+ * have adopted it; one that goes away also needs the requests of the time before to be done. Until then the answer is
+ * held back and this side keeps a reference to the old snapshot, so that it is control who unmaps. Past the time limit the
+ * change is refused and the old snapshot comes back. A ring whose own areas are gone is BROKEN, and the message succeeds.
+ *
+ * Source: vhost-user, "Memory region add", "Inflight"; QEMU sends the table anew while rings run, and its multi-queue net
+ * every region once per queue pair.
+ */
+#include "backend/session.h"
+
+static struct vhk_region_desc describe(struct vhk_backend *b, const void *payload, unsigned i, int fd) {
+        struct vhk_p_region_xen r = vhk_wire_region(b->session.wire.protocol, payload, i);
+
+        return (struct vhk_region_desc){
+                .gpa = { r.guest_addr }, .uva = { r.user_addr }, .len = r.len, .fd_offset = r.mmap_offset, .fd = fd,
+        };
+}
+
+static bool has_region(const struct vhk_memmap *m, const struct vhk_memreg *r) {
+        const struct vhk_memreg *same = vhk_memmap_find_gpa(m, r->gpa);
+
+        return same && same->gpa == r->gpa && same->len == r->len && same->uva == r->uva && same->mapping == r->mapping &&
+               same->host == r->host;
+}
+
+static bool keeps_all(const struct vhk_memmap *old, const struct vhk_memmap *new) {
+        for (uint32_t i = 0; i < old->n; i++)
+                if (!has_region(new, &old->regs[i]))
+                        return false;
+        return true;
+}
+
+/* Publishes the session's memory to ring @i. */
+static int give_memory(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
+        bool gone = vhk_ring_resolve(b, i, b->session.mem, NULL) < 0;
+
+        int k = vhk_ring_event(b, i, gone ? VHK_RING_EVENT_MEM_GONE : VHK_RING_EVENT_MEM_CHANGE);
+        if (k < 0)
+                return k;
+        k = vhk_ring_publish(b, i);
+        if (k < 0)
+                return k;
+        vhk_ring_wait(b, i, wait);
+        return 0;
+}
+
+static int give_memory_to_all(struct vhk_backend *b, enum vhk_ring_wait wait) {
+        for (unsigned i = 0; i < b->n_queues; i++)
+                if (vhk_ring_runs(b, i)) {
+                        int k = give_memory(b, i, wait);
+                        if (k < 0)
+                                return k;
+                }
+        return 0;
+}
+
+/* The rings are through with the old snapshot, or were not in time. */
+static void memory_changed(struct vhk_backend *b, int error) {
+        struct vhk_memmap *new = b->session.mem;
+
+        if (error < 0) {
+                struct vhk_error story = b->story;
+                b->session.mem = VHK_STEAL(b->token.old_mem);
+                int k = give_memory_to_all(b, VHK_WAIT_NONE);
+                if (k < 0)
+                        vhk_session_fail(b, k, "backend.memory", "the memory table could not be restored: %s", strerror(-k));
+                vhk_memmap_unref(new);
+                b->story = story;
+        }
+        vhk_token_answer(b, error, NULL, 0);
+}
+
+/* Takes @new. */
+static int change_memory(struct vhk_backend *b, struct vhk_call *c, struct vhk_memmap *new) {
+        struct vhk_memmap *old = b->session.mem;
+
+        b->session.mem = new;
+        int k = give_memory_to_all(b, keeps_all(old, new) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
+        if (k < 0) {
+                vhk_memmap_unref(old);
+                vhk_session_fail(b, k, "backend.memory", "no ring plan: %s", strerror(-k));
+                return k;
+        }
+        if (!vhk_ring_waits(b)) {
+                vhk_memmap_unref(old);
+                return 0;
+        }
+        b->token.old_mem = old;
+        return vhk_token_take(b, c, memory_changed);
+}
+
+int vhk_on_SET_MEM_TABLE(struct vhk_backend *b, const struct vhk_p_mem_regions *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        struct vhk_region_desc d[VHK_MAX_REGIONS];
+        struct vhk_memmap *new;
+
+        for (unsigned i = 0; i < p->n_regions; i++)
+                d[i] = describe(b, p, i, c->fds[i]);
+        int k = vhk_memmap_replace(b->session.mem, d, p->n_regions, &new, &b->story);
+        return k < 0 ? k : change_memory(b, c, new);
+}
+
+int vhk_on_ADD_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_single *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        struct vhk_region_desc d = describe(b, p, 0, c->fds[0]);
+        struct vhk_memmap *new;
+
+        int k = vhk_memmap_add(b->session.mem, &d, &new, &b->story);
+        if (k == 1)                     /* it is there already */
+                vhk_memmap_unref(new);
+        return k < 0 ? k : k == 1 ? 0 : change_memory(b, c, new);
+}
+
+int vhk_on_REM_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_single *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        struct vhk_region_desc d = describe(b, p, 0, -1);
+        struct vhk_memmap *new;
+
+        int k = vhk_memmap_remove(b->session.mem, d.gpa, d.uva, d.len, &new, &b->story);
+        return k < 0 ? k : change_memory(b, c, new);
+}
+
+int vhk_on_GET_MAX_MEM_SLOTS(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_u64 *ret_reply) {
+        ret_reply->value = VHK_MEM_MAX_REGIONS;
+        return 0;
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Messages about one ring. Control worker. Whether a message is legal in the ring's state, and what follows, is asked of
+ * the table (ring/ring_states.def).
+ *
+ * Areas are looked up when the ring starts: front-ends differ in whether memory or addresses come first. A change of a
+ * running ring (descriptors, enable) is acknowledged when its home has adopted it; without NEED_REPLY nobody waits.
+ *
+ * Source: vhost-user, "Starting and stopping rings", "Ring states"; QEMU sends call descriptors before the size, while the
+ * ring runs and after it has stopped, and enables rings that it never sets up.
+ */
+#include <sys/stat.h>
+
+#include "backend/session.h"
+
+/* The ring runs: publish what changed; the answer, if one is due, waits until the home has it. */
+static void adopted(struct vhk_backend *b, int error) {
+        vhk_token_answer(b, error, NULL, 0);
+}
+
+static int publish(struct vhk_backend *b, struct vhk_call *c, unsigned i) {
+        int k = vhk_ring_publish(b, i);
+        if (k < 0 || vhk_wire_answer(&b->session.wire, c->row, &c->header) == VHK_ANSWER_NONE)
+                return k;
+        vhk_ring_wait(b, i, VHK_WAIT_ADOPTED);
+        return vhk_token_take(b, c, adopted);
+}
+
+int vhk_on_SET_VRING_NUM(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        struct vhk_ring_value *r = &b->session.rings[p->index];
+
+        if (vhk_ring_runs(b, p->index) && p->num == r->num)
+                return 0;
+        if (!vhk_is_pow2(p->num) || p->num > b->queue_size_max)
+                return vhk_refuse(b, -EINVAL, "ring.size", "ring %u: size %u is not a power of two up to %u", p->index, p->num,
+                                  b->queue_size_max);
+        int k = vhk_ring_event(b, p->index, VHK_RING_EVENT_SET_NUM);
+        if (k >= 0)
+                r->num = p->num;
+        return k < 0 ? k : 0;
+}
+
+int vhk_on_SET_VRING_ADDR(struct vhk_backend *b, const struct vhk_p_vring_addr *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        struct vhk_ring_value *r = &b->session.rings[p->index];
+        bool same = r->has_addr && r->addr.desc == p->desc && r->addr.avail == p->avail && r->addr.used == p->used;
+
+        if (p->flags & VHK_VRING_F_LOG)
+                return vhk_refuse(b, -EINVAL, "ring.log", "ring %u: writes to the used ring are to be logged, and LOG_SHMFD was not "
+                                  "negotiated", p->index);
+        int k = vhk_ring_event(b, p->index, same ? VHK_RING_EVENT_SAME_ADDR : VHK_RING_EVENT_SET_ADDR);
+        if (k < 0)
+                return k;
+        r->addr = *p;
+        r->has_addr = true;
+        return 0;
+}
+
+/* Of a split ring only the available index comes; the used index is in guest memory. */
+int vhk_on_SET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        int k = vhk_ring_event(b, p->index, VHK_RING_EVENT_SET_BASE);
+        if (k < 0)
+                return k;
+        b->session.rings[p->index].base = (uint16_t)p->num;
+        return 0;
+}
+
+/* Ring vhk_token.ring has stopped. */
+static void base_known(struct vhk_backend *b, int error) {
+        unsigned i = b->token.ring;
+
+        if (error == 0) {
+                vhk_ring_stopped(b, i);
+                vhk_session_reset_device(b);
+        }
+        vhk_token_answer(b, error, &(struct vhk_p_vring_state){ i, b->session.rings[i].base }, sizeof(struct vhk_p_vring_state));
+}
+
+int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_vring_state *ret_reply) {
+        int action = vhk_ring_event(b, p->index, VHK_RING_EVENT_GET_BASE);
+        if (action < 0)
+                return action;
+        if (action == VHK_RING_DO_ANSWER) {
+                *ret_reply = (struct vhk_p_vring_state){ p->index, b->session.rings[p->index].base };
+                return 0;
+        }
+        int k = vhk_ring_stop(b, p->index, VHK_STOP_DRAIN);
+        if (k < 0)
+                return k;
+        vhk_ring_wait(b, p->index, VHK_WAIT_STOPPED);
+        b->token.ring = p->index;
+        return vhk_token_take(b, c, base_known);
+}
+
+/* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken: an eventfd (or another
+ * nameless inode) or a pipe. */
+static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_fdref **ret_r) {
+        struct stat st;
+
+        if (p->value & VHK_RING_NO_FD) {
+                *ret_r = NULL;
+                return 0;
+        }
+        int k = fstat(c->fds[0], &st) < 0 ? vhk_errno() : 0;
+        if (k == 0 && (st.st_mode & S_IFMT) != 0 && !S_ISFIFO(st.st_mode))
+                k = -EINVAL;
+        if (k == 0)
+                k = vhk_fdref_new(VHK_STEAL_FD(c->fds[0]), ret_r);
+        if (k < 0)
+                return vhk_refuse(b, k, "ring.notifier", "ring %u: the descriptor is neither an eventfd nor a pipe (%s)",
+                                  (unsigned)(p->value & VHK_RING_INDEX_MASK), strerror(-k));
+        return 0;
+}
+
+/* Starts the ring, or exchanges its kick descriptor. */
+int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        unsigned i = p->value & VHK_RING_INDEX_MASK;
+        struct vhk_ring_value *r = &b->session.rings[i];
+        struct vhk_fdref *kick;
+        int k = 0;
+
+        if (!vhk_ring_runs(b, i)) {
+                k = vhk_ring_resolve(b, i, b->session.mem, NULL);
+                if (k == 0)
+                        k = vhk_session_negotiate(b);
+        }
+        if (k < 0)
+                return k;
+        k = take_notifier(b, p, c, &kick);
+        if (k < 0)
+                return k;
+        int action = vhk_ring_event(b, i, VHK_RING_EVENT_KICK);
+        if (action < 0) {
+                vhk_fdref_unref(kick);
+                return action;
+        }
+        vhk_fdref_unref(r->kick);
+        r->kick = kick;
+        r->polled = !kick;
+        return action == VHK_RING_DO_KEEP ? 0 : publish(b, c, i);
+}
+
+static int set_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, enum vhk_ring_event event,
+                        struct vhk_fdref **slot) {
+        struct vhk_fdref *r;
+
+        int k = take_notifier(b, p, c, &r);
+        if (k < 0)
+                return k;
+        int action = vhk_ring_event(b, p->value & VHK_RING_INDEX_MASK, event);
+        if (action < 0) {
+                vhk_fdref_unref(r);
+                return action;
+        }
+        vhk_fdref_unref(*slot);
+        *slot = r;
+        return action == VHK_RING_DO_ADOPT ? publish(b, c, p->value & VHK_RING_INDEX_MASK) : 0;
+}
+
+int vhk_on_SET_VRING_CALL(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        return set_notifier(b, p, c, VHK_RING_EVENT_CALL, &b->session.rings[p->value & VHK_RING_INDEX_MASK].call);
+}
+
+int vhk_on_SET_VRING_ERR(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        return set_notifier(b, p, c, VHK_RING_EVENT_ERR, &b->session.rings[p->value & VHK_RING_INDEX_MASK].err);
+}
+
+int vhk_on_SET_VRING_ENABLE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        int action = vhk_ring_event(b, p->index, VHK_RING_EVENT_ENABLE);
+        if (action < 0)
+                return action;
+        b->session.rings[p->index].enabled = p->num;
+        return action == VHK_RING_DO_ADOPT ? publish(b, c, p->index) : 0;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Control's half of the rings: the state table is asked, the session's values become plans. Control worker.
+ * Source: vhost-user, "Ring states", "Multiple queue support".
+ */
+#include "backend/session.h"
+
+int vhk_ring_event(struct vhk_backend *b, unsigned i, enum vhk_ring_event event) {
+        struct vhk_ring_value *r = &b->session.rings[i];
+        enum vhk_ring_state next;
+
+        int action = vhk_ring_next_state(r->state, event, &next);
+        if (action < 0)
+                return vhk_refuse(b, -EBUSY, "ring.state", "ring %u is %s: no %s", i, vhk_ring_state_name(r->state),
+                                  vhk_ring_event_name(event));
+        r->state = next;
+        b->session.wire.running = false;
+        for (unsigned k = 0; k < b->n_queues; k++)
+                b->session.wire.running |= b->session.rings[k].state != VHK_RING_STATE_STOPPED;
+        return action;
+}
+
+bool vhk_ring_runs(const struct vhk_backend *b, unsigned i) {
+        return b->session.rings[i].state != VHK_RING_STATE_STOPPED;
+}
+
+struct area {
+        uint64_t uva, len;
+        void *host;
+};
+
+static bool areas_overlap(const struct area *a, const struct area *b) {
+        return a->uva < b->uva + b->len && b->uva < a->uva + a->len;
+}
+
+static int resolve_area(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, const char *name, unsigned align, struct area *a) {
+        a->host = vhk_memmap_host_uva(mem, (vhk_uva_t){ a->uva }, a->len);
+        if (!a->host)
+                return vhk_refuse(b, -EFAULT, "ring.area", "ring %u: its %s (0x%llx, %llu bytes) is not inside of one region", i, name,
+                                  (unsigned long long)a->uva, (unsigned long long)a->len);
+        if ((uintptr_t)a->host % align)
+                return vhk_refuse(b, -EINVAL, "ring.alignment", "ring %u: its %s (0x%llx) is not aligned to %u", i, name,
+                                  (unsigned long long)a->uva, align);
+        return 0;
+}
+
+int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c) {
+        const struct vhk_ring_value *r = &b->session.rings[i];
+        struct area a[3] = {
+                { r->addr.desc, vhk_desc_bytes(r->num), NULL },
+                { r->addr.avail, vhk_avail_bytes(r->num), NULL },
+                { r->addr.used, vhk_used_bytes(r->num), NULL },
+        };
+        static const struct { const char *name; unsigned align; } areas[3] = {
+                { "descriptor table", 16 }, { "available ring", 2 }, { "used ring", 4 },
+        };
+
+        if (r->num == 0 || !r->has_addr)
+                return vhk_refuse(b, -EINVAL, "ring.unset", "ring %u: its %s is not set", i, r->num ? "address" : "size");
+        for (unsigned k = 0; k < VHK_N(a); k++) {
+                int e = resolve_area(b, i, mem, areas[k].name, areas[k].align, &a[k]);
+                if (e < 0)
+                        return e;
+        }
+        if (areas_overlap(&a[0], &a[1]) || areas_overlap(&a[0], &a[2]) || areas_overlap(&a[1], &a[2]))
+                return vhk_refuse(b, -EINVAL, "ring.overlap", "ring %u: its areas overlap", i);
+        if (ret_c) {
+                ret_c->desc = a[0].host;
+                ret_c->avail = a[1].host;
+                ret_c->used = a[2].host;
+        }
+        return 0;
+}
+
+/* A ring that broke because its memory had gone is published without areas. */
+int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
+        const struct vhk_session *s = &b->session;
+        const struct vhk_ring_value *r = &s->rings[i];
+        struct vhk_ring_config values = {
+                .mem = s->mem,
+                .num = (uint16_t)r->num,
+                .enabled = r->enabled,
+                .discard = b->ops->disabled == VHK_DISABLED_DISCARD,
+                .event_idx = !!(s->wire.features & VHK_BIT(VHK_F_EVENT_IDX)),
+                .indirect = !!(s->wire.features & VHK_BIT(VHK_F_INDIRECT_DESC)),
+                .call = r->call,
+                .err = r->err,
+        };
+        struct vhk_ring_plan plan = { .goal = VHK_PLAN_RUN, .base = r->base, .poll = r->polled };
+
+        int k = vhk_ring_resolve(b, i, s->mem, &values);
+        if (k < 0 && r->state != VHK_RING_STATE_BROKEN)
+                return k;
+        k = vhk_ring_config_new(&values, &plan.config);
+        if (k < 0)
+                return k;
+        plan.kick = vhk_fdref_ref(r->kick);
+        return vhk_vring_plan(&b->rings[i], &plan);
+}
+
+int vhk_ring_publish_all(struct vhk_backend *b) {
+        for (unsigned i = 0; i < b->n_queues; i++)
+                if (vhk_ring_runs(b, i)) {
+                        int k = vhk_ring_publish(b, i);
+                        if (k < 0)
+                                return k;
+                }
+        return 0;
+}
+
+int vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
+        return vhk_vring_plan(&b->rings[i], &(struct vhk_ring_plan){ .goal = VHK_PLAN_STOP, .how = how });
+}
+
+void vhk_ring_stopped(struct vhk_backend *b, unsigned i) {
+        struct vhk_ring_value *r = &b->session.rings[i];
+
+        r->base = b->rings[i].base;
+        r->kick = vhk_fdref_unref(r->kick);
+        r->polled = false;
+        (void)vhk_ring_event(b, i, VHK_RING_EVENT_DRAINED);
+}
+
+void vhk_ring_wait(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
+        b->rings[i].wait = wait;
+        b->rings[i].wait_seq = b->rings[i].seq;
+}
+
+bool vhk_ring_waits(struct vhk_backend *b) {
+        bool any = false;
+
+        for (unsigned i = 0; i < b->n_queues; i++) {
+                struct vhk_vring *v = &b->rings[i];
+                if ((v->wait == VHK_WAIT_ADOPTED && vhk_vring_has_adopted(v, v->wait_seq)) ||
+                    (v->wait == VHK_WAIT_SETTLED && vhk_vring_has_settled(v, v->wait_seq)) ||
+                    (v->wait == VHK_WAIT_STOPPED && vhk_vring_has_stopped(v, v->wait_seq)))
+                        v->wait = VHK_WAIT_NONE;
+                any |= v->wait != VHK_WAIT_NONE;
+        }
+        return any;
+}
+
+/* Everything that was said of a ring but its notification descriptors, which outlive a reset of the device. */
+void vhk_ring_forget(struct vhk_ring_value *r) {
+        vhk_fdref_unref(r->kick);
+        *r = (struct vhk_ring_value){ .state = VHK_RING_STATE_STOPPED, .call = r->call, .err = r->err };
+}

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The back-end over vhost-user, from inside: the object, the session as a plain value, the token of an answer that is still
+ * due, and what the files of this room call of each other. Everything on the control worker, unless stated.
+ *
+ * Control never reads or writes guest memory: it only computes addresses in it.
+ */
+#pragma once
+
+#include <vhostkit/backend.h>
+
+#include "backend/vring.h"
+#include "base/base.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "mem/mem.h"
+#include "ring/ring.h"
+#include "ring/state.h"
+#include "sock/sock.h"
+#include "wire/wire.h"
+
+#define VHK_MAX_RINGS 256u
+
+/* What the front-end said of a ring, and its state as control sees it. */
+struct vhk_ring_value {
+        uint8_t state;                  /* enum vhk_ring_state */
+        bool enabled, has_addr, polled;
+        uint16_t base;
+        uint32_t num;
+        struct vhk_p_vring_addr addr;   /* as it came */
+        struct vhk_fdref *kick, *call, *err;
+};
+
+/* All negotiated and ring state of a connection. A fresh one is all zeroes, but for the offers in @wire. */
+struct vhk_session {
+        struct vhk_wire_state wire;
+        uint8_t status;
+        bool has_owner;
+        bool negotiated;                /* the device knows wire.features */
+        bool reset_due;                 /* STATUS 0 came while rings ran: the device is reset when they have stopped */
+        struct vhk_memmap *mem;
+        struct vhk_ring_value rings[VHK_MAX_RINGS];
+};
+
+/* An answer that is due once rings have done their part. While it is out, no message is read. */
+enum vhk_ring_wait { VHK_WAIT_NONE, VHK_WAIT_ADOPTED, VHK_WAIT_SETTLED, VHK_WAIT_STOPPED };
+
+struct vhk_token {
+        bool out;
+        struct vhk_hdr request;
+        const struct vhk_row *row;
+        uint64_t deadline;              /* CLOCK_MONOTONIC, ns */
+        /* @error 0: the rings are through; -ETIMEDOUT: they were not in time. Answers with vhk_token_answer(). */
+        void (*finish)(struct vhk_backend *b, int error);
+        unsigned ring;
+        struct vhk_memmap *old_mem;     /* of a memory change, kept until nobody can look at it; owned */
+};
+
+struct vhk_host {
+        struct vhk_backend *b;
+        /* control */
+        bool has_conn;
+        struct vhk_conn conn;
+        struct vhk_watch *watch;
+        bool waits_for_ack;             /* of a CONFIG_CHANGE_MSG */
+        /* shared (atomic, relaxed: the post orders) */
+        bool available, changed;
+        struct vhk_post post;
+};
+
+enum vhk_backend_state {
+        VHK_BACKEND_WAITING,            /* for a front-end */
+        VHK_BACKEND_SERVING,
+        VHK_BACKEND_CLOSING,            /* the rings stop; the connection is closed, or will be when they have (stop) */
+        VHK_BACKEND_RETIRING,           /* nothing will come any more: the homes say farewell */
+        VHK_BACKEND_OVER,               /* ENDED was told */
+};
+
+struct vhk_backend {
+        struct vhk_backend_options o;
+        const struct vhk_device_ops *ops;
+        void *dev;
+        struct vhk_log log, trace;
+        uint64_t limit_ns;
+        unsigned n_queues;
+        uint16_t queue_size_max;
+
+        enum vhk_backend_state state;
+        bool listening, served, resting, stopping, stuck;
+        struct vhk_listener listener;
+        struct vhk_watch *listen_watch;
+        struct vhk_conn conn;
+        struct vhk_watch *conn_watch;
+        struct vhk_timer *timer;        /* begin, rest after a failed accept, token, stop: one at a time */
+        uint64_t stop_deadline;
+
+        bool failed;                    /* the connection is to be closed, for this reason */
+        struct vhk_error failure;
+        struct vhk_error story;         /* of the message at hand */
+        struct vhk_session session;
+        struct vhk_token token;
+        struct vhk_vring *rings;
+        struct vhk_host host;
+        struct vhk_post end_post;
+
+        /* shared (atomic): written by vhk_backend_stop() before its post */
+        uint32_t stop_asked;            /* 0, 1: the two below are being written, 2: they are there */
+        enum vhk_stop stop_how;
+        uint64_t stop_limit;
+        struct vhk_post stop_post;
+};
+
+/* ---- dispatch.c ---- */
+
+/* One message at its handler. */
+struct vhk_call {
+        struct vhk_hdr header;
+        const struct vhk_row *row;
+        int *fds;                       /* what is not taken (set to -1) is closed */
+        uint32_t reply_size;            /* of a reply of its own; preset to its struct's size */
+};
+
+enum { VHK_CALL_LATER = 1 };            /* the handler took the token */
+
+/* void vhk_on_<NAME>(): 0: acknowledged, or *ret_reply is sent; VHK_CALL_LATER; negative errno, with the reason in b->story. */
+#define FRONTEND(id, name, phase, request, fds, fields, gate, reply, ...) \
+        int vhk_on_##name(struct vhk_backend *b, const struct vhk_p_##request *p, struct vhk_call *c, struct vhk_p_##reply *ret_reply);
+#include "wire/messages.def"
+
+/* The message in b->conn.in is complete. */
+void vhk_dispatch(struct vhk_backend *b);
+/* Return value of a handler that refuses. */
+int vhk_refuse(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
+/* Takes the token for the message at hand; @finish is called when all waits of the rings are over. */
+int vhk_token_take(struct vhk_backend *b, const struct vhk_call *c, void (*finish)(struct vhk_backend *b, int error));
+/* The token's answer: @reply (of @size) for a row with its own reply, else an acknowledgement. */
+void vhk_token_answer(struct vhk_backend *b, int error, const void *reply, uint32_t size);
+/* Looks whether the rings are through with what the token waits for. */
+void vhk_token_check(struct vhk_backend *b);
+/* The connection is going away: nobody will be answered. */
+void vhk_token_drop(struct vhk_backend *b);
+
+/* ---- session.c ---- */
+
+int vhk_session_begin(struct vhk_backend *b, int fd);   /* takes @fd */
+void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size);
+/* Marks the connection as failed; the caller's caller closes it with vhk_session_check(). */
+void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
+void vhk_session_check(struct vhk_backend *b);
+/* Stops all rings; the connection is closed at once if @how is ABORT, else when they have stopped. */
+void vhk_session_close(struct vhk_backend *b, enum vhk_stop how);
+void vhk_session_watch(struct vhk_backend *b);          /* listen to what makes sense now */
+void vhk_session_on_timer(struct vhk_backend *b);
+void vhk_session_reported(struct vhk_vring *v);
+/* If that is due and no ring runs. */
+void vhk_session_reset_device(struct vhk_backend *b);
+/* Tells the device the features in use, if it does not know them. */
+int vhk_session_negotiate(struct vhk_backend *b);
+uint64_t vhk_now(void);
+
+/* ---- rings.c ---- */
+
+/* The action (enum vhk_ring_action) of @event, and the state that follows is entered; or a refusal. */
+int vhk_ring_event(struct vhk_backend *b, unsigned i, enum vhk_ring_event event);
+bool vhk_ring_runs(const struct vhk_backend *b, unsigned i);    /* its home has a configuration: RUNNING, BROKEN or DRAINING */
+int vhk_ring_publish(struct vhk_backend *b, unsigned i);        /* the session's values as a plan to run */
+int vhk_ring_publish_all(struct vhk_backend *b);
+int vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how);
+void vhk_ring_stopped(struct vhk_backend *b, unsigned i);       /* the home reported it */
+void vhk_ring_wait(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait);
+bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring still wait? */
+/* Are the ring's areas inside of @mem? 0, or a refusal. @ret_c may be NULL. */
+int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c);
+void vhk_ring_forget(struct vhk_ring_value *r);
+
+/* ---- backend.c ---- */
+
+/* The connection is closed and forgotten: wait for the next, or end. */
+void vhk_backend_session_ended(struct vhk_backend *b);
+void vhk_backend_retire(struct vhk_backend *b);          /* a ring said farewell */
+void vhk_backend_tell(struct vhk_backend *b, enum vhk_backend_event ev, const struct vhk_error *e);
+
+/* ---- host.c ---- */
+
+void vhk_host_init(struct vhk_host *h, struct vhk_backend *b);
+int vhk_host_set_channel(struct vhk_host *h, int fd);           /* takes @fd */
+void vhk_host_close_channel(struct vhk_host *h);
+void vhk_host_update(struct vhk_host *h);                       /* after a negotiation */
