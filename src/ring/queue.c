@@ -254,6 +254,7 @@ int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
                 notify(q);
         if (!other_memory || !q->n_old)
                 return 0;
+        q->tell_settled = false;        /* news of an earlier change that are still in the mailbox are not about this one */
         q->settle = true;
         return 1;
 }
@@ -358,6 +359,7 @@ static void completions(struct vhk_post *p) {
 VHK_API unsigned vhk_queue_n_in_flight(const struct vhk_queue *q) { return q->in_flight; }
 VHK_API unsigned vhk_queue_get_index(const struct vhk_queue *q) { return q->index; }
 VHK_API unsigned vhk_queue_get_size(const struct vhk_queue *q) { return q->mask + 1u; }
+uint16_t vhk_queue_get_position(const struct vhk_queue *q) { return q->last_avail; }
 VHK_API void *vhk_queue_get_priv(const struct vhk_queue *q) { return q->priv; }
 VHK_API void vhk_queue_set_priv(struct vhk_queue *q, void *priv) { q->priv = priv; }
 

@@ -97,6 +97,8 @@ uint16_t vhk_queue_stop(struct vhk_queue *q);
 bool vhk_queue_is_broken(const struct vhk_queue *q);
 /* home; has the driver made something available that pop would give? (for pollers: reads one shared word) */
 bool vhk_queue_has_work(const struct vhk_queue *q);
+/* home; the next available index that pop would take: did the device take anything? */
+uint16_t vhk_queue_get_position(const struct vhk_queue *q);
 
 struct vhk_queue_metrics { uint64_t requests, notifications, flushes, faults, device_bugs; };   /* published, sent, guest's, device's */
 void vhk_queue_get_metrics(const struct vhk_queue *q, struct vhk_queue_metrics *ret_m);        /* relaxed loads, any thread */
