@@ -15,7 +15,7 @@ ROOMS = {
     'base':     ((), ('error', 'worker')),
     'wire':     (('base',), ('error', 'frontend')),             # frontend.h declares the feature names; never memory
     'mem':      (('base',), ('error', 'memory')),
-    'ring':     (('base', 'mem'), ('error', 'memory', 'queue', 'worker')),
+    'ring':     (('base', 'mem'), ('error', 'memory', 'queue', 'drvq', 'worker')),
     'sock':     (('base', 'wire'), ('error', 'worker', 'backend')),     # backend.h: how an endpoint is spelled
     'frontend': (('base', 'wire', 'mem', 'ring', 'sock'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq')),
     'backend':  (('base', 'wire', 'mem', 'ring', 'sock'), ('error', 'memory', 'queue', 'worker', 'device', 'backend')),
