@@ -37,8 +37,13 @@ static int blk_check_options(const struct vhk_blkdev_options *o, struct vhk_erro
         return 0;
 }
 
+#if !HAVE_LIBURING
+const struct blk_engine blk_engine_uring = { .name = "io_uring" };
+int blk_uring_probe(void) { return -EOPNOTSUPP; }
+#endif
+
 static int blk_choose_engine(struct vhk_blkdev *d, enum vhk_blkdev_engine want, struct vhk_error *ret_e) {
-        int k = -EOPNOTSUPP;
+        int k;
 
         d->kind = want;
         if (want == VHK_BLKDEV_NULL) {
@@ -48,17 +53,13 @@ static int blk_choose_engine(struct vhk_blkdev *d, enum vhk_blkdev_engine want, 
         d->engine = &blk_engine_sync;
         if (want == VHK_BLKDEV_SYNC)
                 return 0;
-#if HAVE_LIBURING
         k = blk_uring_probe();
         if (k >= 0) {
                 d->engine = &blk_engine_uring;
                 d->kind = VHK_BLKDEV_IO_URING;
                 return 0;
         }
-        const char *why = strerror(-k);
-#else
-        const char *why = "built without liburing";
-#endif
+        const char *why = HAVE_LIBURING ? strerror(-k) : "built without liburing";
         if (want == VHK_BLKDEV_IO_URING)
                 return vhk_error_set(ret_e, k, "blk.engine", "the io_uring engine is not to be had: %s", why);
         vhk_log(&d->log, VHK_LOG_WARNING, "io_uring is not to be had (%s): the sync engine serves", why);
