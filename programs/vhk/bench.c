@@ -25,7 +25,7 @@ static const struct vhk_option options[] = {
         ROW("block-size", VHK_OPTION_UINT, block_size, "BYTES", "size of a request (4K)", 512, 16 << 20),
         ROW("depth", VHK_OPTION_UINT, depth, "N", "requests in flight on each queue (32)", 1, 4096),
         ROW("queues", VHK_OPTION_UINT, queues, "N", "queues, a thread each (1)", 1, 256),
-        ROW("queue-size", VHK_OPTION_UINT, queue_size, "N", "entries of a ring, a power of two (after the depth)", 2, 32768),
+        ROW("queue-size", VHK_OPTION_UINT, queue_size, "N", "entries of a ring, a power of two (after the depth)", 4, 32768),
         ROW("seconds", VHK_OPTION_UINT, seconds, "S", "for how long (5)", 1, 86400),
         ROW("event", VHK_OPTION_FLAG, event, NULL, "sleep until the back-end notifies (the default)"),
         ROW("poll", VHK_OPTION_FLAG, poll, NULL, "watch the rings, never sleep: takes a CPU per queue"),

@@ -4,13 +4,12 @@
  * per request is the slot, one histogram bucket and the entry of the burst; nothing is allocated and nothing is shared, but
  * for the flag that ends it (read) and the counter that the progress line reads (written once per burst).
  *
- * Threads: each lane has its queue; the main thread keeps the front-end (its channel, its end) while they run.
+ * Threads: each lane has its queue, which also looks after the connection; the main thread sleeps and prints.
  */
 #include "load.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,18 +182,13 @@ static void lane_done(struct lane *l) {
         free(l->done);
 }
 
-/* The lanes do the work; here the back-end's channel is served, and time passes. -EPIPE: the back-end is gone. */
-static int watch(struct lane *lanes, const struct load_job *job, struct vhk_frontend *f, int *stop, uint64_t begin) {
+/* The lanes do the work, and look after the connection while they wait; here time passes. */
+static void watch(struct lane *lanes, const struct load_job *job, int *stop, uint64_t begin) {
         uint64_t end = begin + job->ns, now, next = job->tick_ns ? begin + job->tick_ns : UINT64_MAX;
-        struct pollfd p = { .fd = vhk_frontend_get_fd(f), .events = POLLIN };
 
         while ((now = tool_now()) < end && !tool_interrupted && !__atomic_load_n(stop, __ATOMIC_RELAXED)) {
-                uint64_t until = next < end ? next : end, ms = (until - now) / TOOL_MS + 1;
-                int k = poll(&p, 1, ms < REAP_MS ? (int)ms : REAP_MS);
-                if (k > 0 && vhk_frontend_dispatch(f) < 0) {
-                        __atomic_store_n(stop, 1, __ATOMIC_RELAXED);
-                        return -EPIPE;
-                }
+                uint64_t until = next < end ? next : end;
+                tool_sleep(until - now < REAP_MS * TOOL_MS ? until - now : REAP_MS * TOOL_MS);
                 if (tool_now() < next)
                         continue;
                 uint64_t n = 0;
@@ -205,7 +199,6 @@ static int watch(struct lane *lanes, const struct load_job *job, struct vhk_fron
         }
         if (tool_interrupted)
                 __atomic_store_n(stop, 1, __ATOMIC_RELAXED);
-        return 0;
 }
 
 static uint64_t own_cpu_ns(void) {
@@ -215,7 +208,7 @@ static uint64_t own_cpu_ns(void) {
         return (uint64_t)t.tv_sec * TOOL_S + (uint64_t)t.tv_nsec;
 }
 
-static int run_lanes(struct lane *lanes, struct vhk_blk *b, const struct load_job *job, struct load_result *r) {
+static int run_lanes(struct lane *lanes, const struct load_job *job, struct load_result *r) {
         int k = 0, *stop = lanes[0].stop;
         uint64_t server = job->server_pid ? load_cpu_ns(job->server_pid) : UINT64_MAX, own = own_cpu_ns(), begin = tool_now();
 
@@ -226,7 +219,7 @@ static int run_lanes(struct lane *lanes, struct vhk_blk *b, const struct load_jo
         if (k)
                 __atomic_store_n(stop, 1, __ATOMIC_RELAXED);
         else
-                r->error = watch(lanes, job, vhk_blk_get_frontend(b), stop, begin);
+                watch(lanes, job, stop, begin);
         for (unsigned i = 0; i < job->n_queues; i++) {
                 if (!lanes[i].has_thread)
                         continue;
@@ -263,7 +256,7 @@ int load_run(struct vhk_blk *b, const struct load_job *job, struct load_result *
         if (k >= 0) {
                 memset(ret_r, 0, sizeof(*ret_r));
                 hist_init(&ret_r->latency);
-                k = run_lanes(lanes, b, job, ret_r);
+                k = run_lanes(lanes, job, ret_r);
         }
         for (unsigned i = 0; i < job->n_queues; i++)
                 lane_done(&lanes[i]);
