@@ -69,7 +69,8 @@ static unsigned upper(struct lent *const *v, unsigned n, uint64_t (*key)(const s
 }
 
 /* Would [at, at + len) overlap a neighbour, if it came before entry @i? */
-static bool overlaps(struct lent *const *v, unsigned n, unsigned i, uint64_t (*key)(const struct lent *), uint64_t at, uint64_t len) {
+static bool overlaps(struct lent *const *v, unsigned n, unsigned i, uint64_t (*key)(const struct lent *),
+                     uint64_t at, uint64_t len) {
         return (i > 0 && at - key(v[i - 1]) < v[i - 1]->r.len) || (i < n && key(v[i]) - at < len);
 }
 

@@ -19,6 +19,8 @@
 #include "base/error.h"
 #include "mem/mem.h"
 
+#define U(x) ((unsigned long long)(x))
+
 static uint64_t n_mmaps, n_munmaps;     /* shared (atomic), relaxed: counts for tests */
 
 struct vhk_mem_counters vhk_mem_counters(void) {
@@ -33,10 +35,10 @@ int vhk_mapping_check(int fd, uint64_t offset, uint64_t len, struct stat *ret_st
                 return vhk_error_set(ret_e, -EINVAL, "mem.size-zero", "a memory region of length 0");
         if (offset % page)
                 return vhk_error_set(ret_e, -EINVAL, "mem.offset-align", "file offset 0x%llx is not a multiple of %llu",
-                                     (unsigned long long)offset, (unsigned long long)page);
+                                     U(offset), U(page));
         if (vhk_add_overflows(offset, len, &end))
                 return vhk_error_set(ret_e, -EINVAL, "mem.wrap-offset", "file offset 0x%llx + length 0x%llx wraps around",
-                                     (unsigned long long)offset, (unsigned long long)len);
+                                     U(offset), U(len));
         if (fstat(fd, &st) < 0) {
                 int k = vhk_errno();
                 return vhk_error_set(ret_e, k, "mem.fd", "descriptor of a memory region: %s", strerror(-k));
@@ -45,9 +47,13 @@ int vhk_mapping_check(int fd, uint64_t offset, uint64_t len, struct stat *ret_st
                 return vhk_error_set(ret_e, -EINVAL, "mem.file-type",
                                      "descriptor of a memory region is no file (mode 0%o); expected memfd, tmpfs or hugetlbfs",
                                      (unsigned)st.st_mode);
+        if ((fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH)) != O_RDWR)
+                return vhk_error_set(ret_e, -EACCES, "mem.fd-access",
+                                     "a memory region's descriptor is not open for reading and writing");
         if (end > (uint64_t)st.st_size)
-                return vhk_error_set(ret_e, -EINVAL, "mem.beyond-file", "file offset 0x%llx + length 0x%llx is beyond the file's %lld bytes",
-                                     (unsigned long long)offset, (unsigned long long)len, (long long)st.st_size);
+                return vhk_error_set(ret_e, -EINVAL, "mem.beyond-file",
+                                     "file offset 0x%llx + length 0x%llx is beyond the file's %llu bytes",
+                                     U(offset), U(len), U(st.st_size));
         *ret_st = st;
         return 0;
 }
@@ -122,8 +128,8 @@ int vhk_mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len
                 k = m->page ? map_pages(m, fd, is_huge) : vhk_errno();
         }
         if (k < 0)
-                return vhk_error_set(ret_e, k, "mem.map", "mapping 0x%llx bytes at file offset 0x%llx: %s", (unsigned long long)len,
-                                     (unsigned long long)offset, strerror(-k));
+                return vhk_error_set(ret_e, k, "mem.map", "mapping 0x%llx bytes at file offset 0x%llx: %s", U(len),
+                                     U(offset), strerror(-k));
         *ret_m = VHK_STEAL(m);
         return 0;
 }

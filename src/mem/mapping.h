@@ -23,7 +23,7 @@ struct vhk_mapping {
 };
 
 /* Is [offset, offset + len) of @fd something that can be mapped? Fills *ret_st. Rules mem.size-zero, mem.offset-align,
- * mem.wrap-offset, mem.fd, mem.file-type, mem.beyond-file. */
+ * mem.wrap-offset, mem.fd, mem.file-type, mem.fd-access, mem.beyond-file. */
 int vhk_mapping_check(int fd, uint64_t offset, uint64_t len, struct stat *ret_st, struct vhk_error *ret_e);
 
 /* Maps what vhk_mapping_check() accepted, shared, for reading and writing. Rule mem.map. */

@@ -43,8 +43,8 @@ struct vhk_memmap {
 };
 
 /* Why a table is refused, in struct vhk_error.rule: mem.size-zero, mem.wrap-gpa, mem.wrap-uva, mem.wrap-offset,
- * mem.offset-align, mem.beyond-file, mem.fd, mem.file-type, mem.map, mem.no-memory; mem.overlap-gpa, mem.overlap-uva (-EEXIST);
- * mem.slots (-ENOSPC); mem.no-such-region (-ENOENT). */
+ * mem.offset-align, mem.beyond-file, mem.fd, mem.fd-access, mem.file-type, mem.map, mem.no-memory; mem.overlap-gpa,
+ * mem.overlap-uva (-EEXIST); mem.slots (-ENOSPC); mem.no-such-region (-ENOENT). */
 int vhk_memmap_new(struct vhk_memmap **ret_m);                  /* no regions */
 struct vhk_memmap *vhk_memmap_ref(struct vhk_memmap *m);
 struct vhk_memmap *vhk_memmap_unref(struct vhk_memmap *m);      /* unmaps what nobody else holds; NULL is legal; returns NULL */
@@ -89,7 +89,8 @@ static inline void *vhk_mem_host(const struct vhk_memmap *m, struct vhk_mem_cach
 }
 
 /* [gpa, gpa+len) as iovecs, several when it crosses adjacent regions. Number used, -EFAULT (hole), -ENOSPC (more than @max). */
-int vhk_memmap_iov(const struct vhk_memmap *m, struct vhk_mem_cache *c, uint64_t gpa, uint64_t len, struct iovec *iov, unsigned max);
+int vhk_memmap_iov(const struct vhk_memmap *m, struct vhk_mem_cache *c, uint64_t gpa, uint64_t len,
+                   struct iovec *iov, unsigned max);
 
 /* A ring area: the host address of [uva, uva+len) in user addresses, which must lie in one region; NULL. */
 void *vhk_memmap_host_uva(const struct vhk_memmap *m, vhk_uva_t uva, uint64_t len);

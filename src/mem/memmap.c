@@ -65,7 +65,9 @@ static void insert(struct vhk_memmap *m, const struct vhk_region_desc *d, struct
 
         for (; i && m->regs[i - 1].gpa > d->gpa.v; i--)
                 m->regs[i] = m->regs[i - 1];
-        m->regs[i] = (struct vhk_memreg){ .gpa = d->gpa.v, .len = d->len, .host = mapping->host, .uva = d->uva.v, .mapping = mapping };
+        m->regs[i] = (struct vhk_memreg){
+                .gpa = d->gpa.v, .len = d->len, .host = mapping->host, .uva = d->uva.v, .mapping = mapping,
+        };
 }
 
 static void copy(struct vhk_memmap *m, const struct vhk_memreg *r) {
@@ -73,8 +75,10 @@ static void copy(struct vhk_memmap *m, const struct vhk_memreg *r) {
         vhk_mapping_ref(m->regs[m->n++].mapping);
 }
 
-static int refuse_overlap(struct vhk_error *ret_e, const char *rule, const char *space, uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len) {
-        return vhk_error_set(ret_e, -EEXIST, rule, "%s 0x%llx+0x%llx overlaps region 0x%llx+0x%llx", space, U(b), U(b_len), U(a), U(a_len));
+static int refuse_overlap(struct vhk_error *ret_e, const char *rule, const char *space, uint64_t a, uint64_t a_len,
+                          uint64_t b, uint64_t b_len) {
+        return vhk_error_set(ret_e, -EEXIST, rule, "%s 0x%llx+0x%llx overlaps 0x%llx+0x%llx", space,
+                             U(b), U(b_len), U(a), U(a_len));
 }
 
 /* The second order, and the overlaps: neighbours are enough once the table is in order. */
@@ -104,9 +108,11 @@ static int check_desc(const struct vhk_region_desc *d, struct stat *ret_st, stru
         uint64_t end;
 
         if (vhk_add_overflows(d->gpa.v, d->len, &end))
-                return vhk_error_set(ret_e, -EINVAL, "mem.wrap-gpa", "guest address 0x%llx + length 0x%llx wraps around", U(d->gpa.v), U(d->len));
+                return vhk_error_set(ret_e, -EINVAL, "mem.wrap-gpa", "guest address 0x%llx + length 0x%llx wraps around",
+                                     U(d->gpa.v), U(d->len));
         if (vhk_add_overflows(d->uva.v, d->len, &end))
-                return vhk_error_set(ret_e, -EINVAL, "mem.wrap-uva", "user address 0x%llx + length 0x%llx wraps around", U(d->uva.v), U(d->len));
+                return vhk_error_set(ret_e, -EINVAL, "mem.wrap-uva", "user address 0x%llx + length 0x%llx wraps around",
+                                     U(d->uva.v), U(d->len));
         return vhk_mapping_check(d->fd, d->fd_offset, d->len, ret_st, ret_e);
 }
 
@@ -186,8 +192,8 @@ int vhk_memmap_remove(const struct vhk_memmap *old, vhk_gpa_t gpa, vhk_uva_t uva
         const struct vhk_memreg *r = vhk_memmap_find_gpa(old, gpa.v);
 
         if (!r || r->gpa != gpa.v || r->uva != uva.v || r->len != len)
-                return vhk_error_set(ret_e, -ENOENT, "mem.no-such-region", "no region at guest address 0x%llx, user address 0x%llx, length 0x%llx",
-                                     U(gpa.v), U(uva.v), U(len));
+                return vhk_error_set(ret_e, -ENOENT, "mem.no-such-region",
+                                     "no region at guest address 0x%llx, user address 0x%llx, length 0x%llx", U(gpa.v), U(uva.v), U(len));
         AUTO_MEMMAP struct vhk_memmap *m = memmap_alloc(old->n - 1);
         if (!m)
                 return refuse_memory(ret_e);
@@ -239,7 +245,8 @@ const struct vhk_memreg *vhk_memmap_find_uva(const struct vhk_memmap *m, uint64_
         return uva - r->uva < r->len ? r : NULL;
 }
 
-int vhk_memmap_iov(const struct vhk_memmap *m, struct vhk_mem_cache *c, uint64_t gpa, uint64_t len, struct iovec *iov, unsigned max) {
+int vhk_memmap_iov(const struct vhk_memmap *m, struct vhk_mem_cache *c, uint64_t gpa, uint64_t len,
+                   struct iovec *iov, unsigned max) {
         unsigned n = 0;
         uint64_t end;
 

@@ -156,7 +156,8 @@ TEST(a_borrower_maps_what_the_lender_describes) {
         for (unsigned i = 0; i < 2; i++) {
                 CHECK_OK(vhk_memory_alloc(m, PAGE * (i + 1), (void **)&va[i]));
                 CHECK_OK(vhk_memory_get_region(m, i, &r));
-                d[i] = (struct vhk_region_desc){ .gpa = r.gpa, .uva = { (uintptr_t)r.va }, .len = r.len, .fd_offset = r.fd_offset, .fd = r.fd };
+                d[i] = (struct vhk_region_desc){ .gpa = r.gpa, .uva = { (uintptr_t)r.va }, .len = r.len,
+                                                 .fd_offset = r.fd_offset, .fd = r.fd };
         }
         CHECK_OK(vhk_memmap_replace(NULL, d, 2, &map, NULL));
         strcpy((char *)va[1] + PAGE, "hello");
