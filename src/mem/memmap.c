@@ -193,7 +193,8 @@ int vhk_memmap_remove(const struct vhk_memmap *old, vhk_gpa_t gpa, vhk_uva_t uva
 
         if (!r || r->gpa != gpa.v || r->uva != uva.v || r->len != len)
                 return vhk_error_set(ret_e, -ENOENT, "mem.no-such-region",
-                                     "no region at guest address 0x%llx, user address 0x%llx, length 0x%llx", U(gpa.v), U(uva.v), U(len));
+                                     "no region at guest address 0x%llx, user address 0x%llx, length 0x%llx",
+                                     U(gpa.v), U(uva.v), U(len));
         AUTO_MEMMAP struct vhk_memmap *m = memmap_alloc(old->n - 1);
         if (!m)
                 return refuse_memory(ret_e);
