@@ -185,7 +185,13 @@ def linux(cache):
         kernel = os.path.join(cache, "kernel")
         vmlinux = os.path.join(kernel, "vmlinux")
         if not os.path.exists(vmlinux):
-            _fetch_kernel(cache)
+            try:
+                _fetch_kernel(cache)
+            except Skip:
+                if os.geteuid() != 0:
+                    raise
+                _apt("apt-get", "update", "-q")     # lists that are absent or too old
+                _fetch_kernel(cache)
         tree = Tree()
         tree.busybox()
         tree.scripts()

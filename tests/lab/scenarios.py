@@ -167,6 +167,24 @@ def qemu_blk_killed(lab):
         raise Fail(f"boot 2 saw another disk: {sorted(facts)}")
 
 
+@scenario("qemu-blk-sigterm")
+def qemu_blk_sigterm(lab):
+    """SIGTERM in the middle of reads and writes is a clean exit; what was synced is there for the
+    next daemon."""
+    image = lab.image("disk.img", 128 * MIB)
+    disk = backends.blk(lab, image, queues=2)
+    params = {"boots": 2, "end": "killed"}
+    first = Qemu(lab, "again", blk_device(disk, num_queues=2), cpus=2, name="qemu1", params=params)
+    first.await_fact("kill")
+    disk.stop()
+    first.child.kill()
+    disk = backends.blk(lab, image, queues=2, name=f"{lab.backend}-2")
+    facts = Qemu(lab, "again", blk_device(disk), name="qemu2", params=params).wait()
+    disk.stop()
+    if "boot2" not in facts:
+        raise Fail(f"boot 2 saw another disk: {sorted(facts)}")
+
+
 @scenario("qemu-blk-readonly")
 def qemu_blk_readonly(lab):
     data = random.Random(2).randbytes(MIB)
