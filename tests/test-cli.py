@@ -1,0 +1,383 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""The daemons' command line: wrong use answers in one clear line and a status that is not 0; signals, sockets, idleness.
+
+    test-cli.py VHK-BLK [VHK-RNG]
+"""
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BLK = RNG = None
+ENV = {k: v for k, v in os.environ.items() if not k.startswith('VHK_')}
+LIMIT = 20      # seconds, for anything to happen
+
+
+def run(*args, program=None, **kw):
+    return subprocess.run([program or BLK, *args], env=ENV, capture_output=True, text=True, timeout=LIMIT, **kw)
+
+
+def get_features(s):
+    """One vhost-user message (GET_FEATURES) and its reply."""
+    s.settimeout(LIMIT)
+    s.sendall(struct.pack('<III', 1, 1, 0))
+    reply = b''
+    while len(reply) < 20:
+        more = s.recv(20 - len(reply))
+        if not more:
+            raise EOFError
+        reply += more
+    request, flags, size, features = struct.unpack('<IIIQ', reply)
+    assert (request, flags & 7, size) == (1, 5, 8), (request, flags, size)
+    return features
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.disk = self.path('disk')
+        with open(self.disk, 'wb') as f:
+            f.truncate(1 << 20)
+        self.children = []
+
+    def tearDown(self):
+        for c in self.children:
+            if c.poll() is None:
+                c.kill()
+            c.wait()
+            c.stderr.close()
+        self.dir.cleanup()
+
+    def path(self, name):
+        return os.path.join(self.dir.name, name)
+
+    def start(self, *args, program=None, **kw):
+        c = subprocess.Popen([program or BLK, *args], env=ENV, stderr=subprocess.PIPE, text=True, **kw)
+        self.children.append(c)
+        return c
+
+    def serve(self, *args, name='s', **kw):
+        """A daemon that listens on socket @name."""
+        path = self.path(name)
+        c = self.start('--socket-path=' + path, *(args or ('--blk-file=' + self.disk,)), **kw)
+        self.connect(path, c).close()
+        return c, path
+
+    def connect(self, path, child):
+        end = time.monotonic() + LIMIT
+        while True:
+            s = socket.socket(socket.AF_UNIX)
+            try:
+                s.connect(path)
+                return s
+            except (FileNotFoundError, ConnectionRefusedError):
+                s.close()
+                self.assertIsNone(child.poll(), 'the daemon is gone: ' + (child.stderr.read() if child.poll() is not None else ''))
+                self.assertLess(time.monotonic(), end)
+                time.sleep(0.005)
+
+    def refused(self, r, *words, program='vhk-blk'):
+        lines = r.stderr.splitlines()
+        self.assertEqual(r.returncode, 1, r.stderr)
+        self.assertEqual(r.stdout, '')
+        self.assertEqual(len(lines), 1, r.stderr)
+        self.assertTrue(lines[0].startswith(program + ': '), lines[0])
+        for w in words:
+            self.assertIn(w, lines[0])
+
+
+class WrongUse(Case):
+    def check(self, args, *words, **kw):
+        self.refused(run(*args, **kw), *words)
+
+    def check_disk(self, args, *words, **kw):
+        self.check(['--socket-path=' + self.path('s'), *args], *words, **kw)
+        self.assertFalse(os.path.exists(self.path('s')), 'a socket was left behind')
+
+    def test_nothing(self):
+        self.check([], '--socket-path or --fd is needed')
+
+    def test_no_file(self):
+        self.check_disk([], '--blk-file is needed')
+
+    def test_missing_file(self):
+        self.check_disk(['-b', self.path('none')], self.path('none') + ': No such file or directory')
+
+    def test_no_permission(self):
+        os.chmod(self.disk, 0o400)
+        os.chmod(self.dir.name, 0o755)
+        if os.getuid():
+            self.check_disk(['-b', self.disk], self.disk + ': Permission denied (for writing)')
+            return
+        # root may everything: as nobody, who may not make a socket either, but the file comes first
+        def nobody():
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            self.check_disk(['-b', self.disk], self.disk + ': Permission denied', preexec_fn=nobody)
+        except (subprocess.SubprocessError, PermissionError):
+            self.skipTest('cannot: another user cannot run the program where it lies')
+
+    def test_directory(self):
+        self.check_disk(['-b', self.dir.name], self.dir.name + ': is a directory')
+
+    def test_not_a_disk(self):
+        self.check_disk(['-b', '/dev/null'], '/dev/null: neither a regular file nor a block device')
+
+    def test_fifo(self):
+        os.mkfifo(self.path('fifo'))
+        self.check_disk(['-b', self.path('fifo')], 'neither a regular file nor a block device')
+
+    def test_odd_size(self):
+        os.truncate(self.disk, 1000)
+        self.check_disk(['-b', self.disk], 'size of 1000 bytes is not a multiple of the logical block size (512)')
+
+    def test_odd_size_for_large_blocks(self):
+        os.truncate(self.disk, 4096 + 512)
+        self.check_disk(['-b', self.disk, '--logical-block-size=4096'], 'not a multiple of the logical block size (4096)')
+
+    def test_empty_file(self):
+        os.truncate(self.disk, 0)
+        self.check_disk(['-b', self.disk], 'is empty')
+
+    def test_unknown_option(self):
+        self.check(['--blk-fiel=x'], 'unknown option --blk-fiel (nearest: --blk-file)')
+        self.check(['--socketpath=x'], '(nearest: --socket-path)')
+        self.check(['--readonly'], '(nearest: --read-only)')
+        self.check(['--qqqqqqqqqq'], 'unknown option --qqqqqqqqqq (--help')
+        self.check(['-z'], 'unknown option -z')
+
+    def test_no_option(self):
+        self.check(['disk.img'], '"disk.img" is not an option')
+
+    def test_values(self):
+        for args, text in ((['--queue-size=3'], '--queue-size=3: must be a power of two'),
+                           (['--queue-size=65536'], '--queue-size=65536: out of range, must be from 2 to 32768'),
+                           (['--num-queues=0'], '--num-queues=0: out of range, must be from 1 to 256'),
+                           (['--num-queues=257'], 'from 1 to 256'),
+                           (['--num-queues=four'], '--num-queues=four: not a number'),
+                           (['--poll-us=1000001'], 'from 0 to 1000000'),
+                           (['--engine=fast'], '--engine=fast: must be one of auto, io_uring, sync, null'),
+                           (['--logical-block-size=1000'], '--logical-block-size must be a power of two'),
+                           (['--logical-block-size=256'], 'from 512 to 65536'),
+                           (['--serial=123456789012345678901'], 'longer than 20 bytes'),
+                           (['--size=1M'], '--size goes with --engine=null only'),
+                           (['--blk-file'], '--blk-file: needs a value'),
+                           (['--read-only=yes'], '--read-only: takes no value')):
+            with self.subTest(args=args):
+                self.check_disk(['--blk-file=' + self.disk, *args], text)
+
+    def test_null_without_size(self):
+        self.check_disk(['--engine=null'], '--engine=null needs --size or --blk-file')
+        self.check_disk(['--engine=null', '--size=1000'], 'not a multiple of the logical block size')
+
+    def test_both_endpoints(self):
+        self.check_disk(['--fd=3', '-b', self.disk], '--socket-path and --fd exclude each other')
+
+    def test_path_too_long(self):
+        self.check(['--socket-path=' + self.path('s' * 200), '-b', self.disk], 'the socket path has', 'at most 107')
+
+    def test_path_in_no_directory(self):
+        self.check(['--socket-path=' + self.path('none/s'), '-b', self.disk], self.path('none'), 'does not exist')
+
+    def test_path_is_a_file(self):
+        self.check(['--socket-path=' + self.disk, '-b', self.disk], self.disk)
+        self.assertEqual(os.path.getsize(self.disk), 1 << 20)
+
+    def test_path_in_use(self):
+        _, path = self.serve()
+        self.check(['--socket-path=' + path, '-b', self.disk], 'another process listens on ' + path)
+        self.assertTrue(os.path.exists(path))
+
+    def test_fd_is_nothing(self):
+        self.check(['--fd=99', '-b', self.disk], '99')
+
+    def test_fd_is_a_file(self):
+        with open(self.disk) as f:
+            self.check(['--fd=%d' % f.fileno(), '-b', self.disk], 'socket', pass_fds=[f.fileno()])
+
+
+class Answers(Case):
+    def test_capabilities(self):
+        before = sorted(os.listdir(self.dir.name))
+        for args in (['--print-capabilities'], ['-c'], ['--socket-path=' + self.path('s'), '--print-capabilities', '--nonsense', '-b', '/none']):
+            r = run(*args)
+            self.assertEqual((r.returncode, r.stderr), (0, ''))
+            self.assertEqual(json.loads(r.stdout), {'type': 'block', 'features': ['read-only', 'blk-file']})
+        self.assertEqual(sorted(os.listdir(self.dir.name)), before)
+
+    def test_rng_capabilities(self):
+        if not RNG:
+            self.skipTest('cannot: vhk-rng is not built')
+        r = run('--print-capabilities', program=RNG)
+        self.assertEqual(json.loads(r.stdout), {'type': 'rng', 'features': []})
+
+    def test_help_names_every_option(self):
+        r = run('--help')
+        self.assertEqual((r.returncode, r.stderr), (0, ''))
+        for o in ('socket-path=', 'fd=', 'blk-file=', 'read-only', 'serial=', 'num-queues=', 'queue-size=', 'logical-block-size=',
+                  'direct', 'engine=', 'size=', 'poll-us=', 'threads=', 'print-capabilities', 'help', 'version'):
+            self.assertIn('--' + o, r.stdout)
+
+    def test_version(self):
+        r = run('--version')
+        self.assertEqual(r.returncode, 0)
+        self.assertRegex(r.stdout, r'^vhk-blk \d+\.\d+\.\d+\n$')
+
+
+class Serving(Case):
+    def ends(self, c, status=0):
+        self.assertEqual(c.wait(LIMIT), status, c.stderr.read())
+
+    def test_sigterm(self):
+        for s in (signal.SIGTERM, signal.SIGINT):
+            c, path = self.serve()
+            c.send_signal(s)
+            self.ends(c)
+            self.assertFalse(os.path.exists(path), 'the socket was left behind')
+
+    def test_sigterm_with_a_front_end(self):
+        c, path = self.serve()
+        with self.connect(path, c) as s:
+            get_features(s)
+            c.terminate()
+            self.ends(c)
+
+    def test_one_after_the_other(self):
+        c, path = self.serve()
+        for _ in range(3):
+            with self.connect(path, c) as s:
+                get_features(s)
+        c.terminate()
+        self.ends(c)
+
+    def test_second_front_end_waits(self):
+        c, path = self.serve()
+        first = self.connect(path, c)
+        get_features(first)
+        second = self.connect(path, c)
+        second.sendall(struct.pack('<III', 1, 1, 0))
+        second.settimeout(0.1)
+        with self.assertRaises(TimeoutError):
+            second.recv(1)
+        first.close()
+        second.settimeout(LIMIT)
+        self.assertEqual(len(second.recv(20)), 20)
+        second.close()
+        c.terminate()
+        self.ends(c)
+
+    def test_stale_socket_is_replaced(self):
+        path = self.path('s')
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+        c, _ = self.serve()
+        with self.connect(path, c) as s:
+            get_features(s)
+        c.terminate()
+        self.ends(c)
+
+    def test_listening_fd(self):
+        path = self.path('inherited')
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+            s.listen()
+            c = self.start('--fd=%d' % s.fileno(), '-b', self.disk, pass_fds=[s.fileno()])
+        for _ in range(2):
+            with self.connect(path, c) as f:
+                get_features(f)
+        c.terminate()
+        self.ends(c)
+
+    def test_connected_fd(self):
+        ours, theirs = socket.socketpair()
+        c = self.start('-f', str(theirs.fileno()), '-b', self.disk, pass_fds=[theirs.fileno()])
+        theirs.close()
+        with ours:
+            get_features(ours)
+        self.ends(c)            # the peer has left
+
+    def test_features(self):
+        ro, mq, flush = 1 << 5, 1 << 12, 1 << 9
+        for args, want in (([], 0), (['--read-only'], ro)):
+            c, path = self.serve('-b', self.disk, *args, name='s%d' % want)
+            with self.connect(path, c) as s:
+                f = get_features(s)
+            self.assertEqual(f & (ro | mq | flush), want | mq | flush)
+            c.terminate()
+            self.ends(c)
+
+    def test_read_only_file(self):
+        os.chmod(self.disk, 0o400)
+        c, _ = self.serve('-b', self.disk, '-r')
+        c.terminate()
+        self.ends(c)
+
+    def test_every_engine(self):
+        for engine in ('sync', 'auto', 'null'):
+            c, path = self.serve('-b', self.disk, '--engine=' + engine, name=engine)
+            with self.connect(path, c) as s:
+                get_features(s)
+            c.terminate()
+            self.ends(c)
+
+    def test_a_peer_that_is_no_front_end(self):
+        c, path = self.serve()
+        with self.connect(path, c) as s:
+            s.sendall(b'GET / HTTP/1.0\r\n\r\n')
+            s.settimeout(LIMIT)
+            try:
+                self.assertEqual(s.recv(100), b'')
+            except ConnectionResetError:        # it had not read everything
+                pass
+        with self.connect(path, c) as s:
+            get_features(s)
+        c.terminate()
+        self.ends(c)
+
+    def wakeups(self, c):
+        n = {}
+        for t in os.listdir('/proc/%d/task' % c.pid):
+            with open('/proc/%d/task/%s/status' % (c.pid, t)) as f:
+                for line in f:
+                    if 'ctxt_switches' in line:
+                        n[t] = n.get(t, 0) + int(line.split()[1])
+        return n
+
+    def test_idle_makes_no_wakeups(self):
+        c, path = self.serve('-b', self.disk, '--num-queues=2')
+        with self.connect(path, c) as s:
+            get_features(s)
+            time.sleep(0.3)
+            before = self.wakeups(c)
+            time.sleep(2)
+            self.assertEqual(self.wakeups(c), before)
+        c.terminate()
+        self.ends(c)
+
+    def test_log_and_trace_go_to_stderr(self):
+        env = dict(ENV, VHK_LOG='info', VHK_TRACE='1')
+        path = self.path('s')
+        c = subprocess.Popen([BLK, '-s', path, '-b', self.disk], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with self.connect(path, c) as s:
+            get_features(s)
+        c.terminate()
+        out, err = c.communicate(timeout=LIMIT)
+        self.assertEqual((c.returncode, out), (0, ''))
+        self.assertIn('vhk-blk: serving ' + path, err)
+        self.assertIn('GET_FEATURES', err)
+
+
+if __name__ == '__main__':
+    programs = sys.argv[1:3]
+    if not programs:
+        sys.exit(__doc__)
+    BLK, RNG = programs[0], programs[1] if len(programs) > 1 else None
+    unittest.main(argv=[sys.argv[0]] + sys.argv[3:], verbosity=1)
