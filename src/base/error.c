@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 
-const char *vhk_version(void) {
+VHK_API const char *vhk_version(void) {
         return VHK_VERSION;
 }
 
