@@ -32,13 +32,13 @@ static inline uint16_t load_idx(const vhk_le16 *p) { return vhk_le16_get((vhk_le
 /* A walk's result besides enum vhk_ring_rule */
 #define WALK_NO_BLOCK (-1)
 
+/* What a walk seldom needs; the rest stands in walk_chain's registers. */
 struct walk {
-        struct vhk_slot *slot;
-        struct iovec *base, *iov, *end; /* of base, or of the block that took its place */
+        struct iovec *base, *iov, *end; /* the slot's own iovecs, or the block that took their place; iov: the next free */
         const struct vhk_desc *table;
         uint32_t n_table;
-        uint32_t n_empty, n_crossings;
-        unsigned block;                 /* + 1; 0: the slot's own iovecs */
+        uint16_t n_empty, n_crossings;
+        uint16_t block;                 /* + 1; 0: the slot's own iovecs */
         bool in_table;                  /* an indirect one */
 };
 
@@ -57,7 +57,7 @@ static int walk_grow(struct vhk_queue *q, struct walk *w) {
         size_t n = (size_t)(w->iov - w->base);
 
         memcpy(block, w->base, n * sizeof(*block));
-        w->block = i + 1;
+        w->block = (uint16_t)(i + 1);
         w->base = block;
         w->iov = block + n;
         w->end = block + VHK_BLOCK_IOVECS;
@@ -84,7 +84,7 @@ static VHK_HOT __attribute__((noinline)) int walk_add(struct vhk_queue *q, struc
                 int n = vhk_memmap_iov(q->mem, &q->cache, addr, len, w->iov, (unsigned)(w->end - w->iov));
                 if (n > 0) {
                         w->iov += n;
-                        w->n_crossings += (unsigned)n - 1;
+                        w->n_crossings += (uint16_t)(n - 1);
                         return 0;
                 }
                 if (n != -ENOSPC)
@@ -143,19 +143,12 @@ static VHK_HOT __attribute__((noinline)) int walk_enter(struct vhk_queue *q, str
         return 0;
 }
 
-static inline bool walk_fits(const struct vhk_queue *q, const struct walk *w, uint64_t addr, uint32_t len) {
-        uint64_t off = addr - q->cache.gpa;
-        /* an empty buffer wraps around and is out of the ordinary too */
-        return off < q->cache.len && (uint64_t)len - 1 < q->cache.len - off && w->iov != w->end;
-}
-
 /* Copies the chain that begins with descriptor @head into the request; 0, or why not. */
 static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q, struct vhk_slot *slot, uint32_t head) {
-        struct walk w = {
-                .slot = slot, .base = slot->iov, .iov = slot->iov, .end = slot->iov + VHK_SLOT_IOVECS,
-                .table = q->desc, .n_table = q->mask + 1u,
-        };
-        struct desc d = desc_load(w.table + head);
+        struct walk w = { .base = slot->iov, .end = slot->iov + VHK_SLOT_IOVECS, .n_table = q->mask + 1u };
+        const struct vhk_desc *table = q->desc;
+        struct iovec *iov = slot->iov;
+        struct desc d = desc_load(table + head);
         uint64_t sum = 0, out_len = 0;
         uint32_t direction = 0;
         uint16_t n_out = 0;
@@ -166,7 +159,8 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         r = walk_enter(q, &w, d);
                         if (vhk_unlikely(r))
                                 break;
-                        d = desc_load(w.table);
+                        table = w.table;
+                        d = desc_load(table);
                         continue;
                 }
                 if ((desc_flags(d) & VHK_DESC_WRITE) != direction) {
@@ -174,17 +168,21 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         if (vhk_unlikely(direction))
                                 break;
                         direction = VHK_DESC_WRITE;
-                        n_out = (uint16_t)(w.iov - w.base);
+                        n_out = (uint16_t)(iov - w.base);
                         out_len = sum;
                 }
-                if (vhk_likely(walk_fits(q, &w, d.addr, desc_len(d)))) {
-                        *w.iov++ = (struct iovec){ q->cache.host + (d.addr - q->cache.gpa), desc_len(d) };
+                uint64_t off = d.addr - q->cache.gpa, len = desc_len(d);
+                /* an empty buffer wraps around here, and is out of the ordinary too */
+                if (vhk_likely(off < q->cache.len && len - 1 < q->cache.len - off && iov != w.end)) {
+                        *iov++ = (struct iovec){ q->cache.host + off, len };
                 } else {
-                        r = walk_add(q, &w, d.addr, desc_len(d));
+                        w.iov = iov;
+                        r = walk_add(q, &w, d.addr, (uint32_t)len);
                         if (vhk_unlikely(r))
                                 break;
+                        iov = w.iov;
                 }
-                sum += desc_len(d);
+                sum += len;
                 if (!(desc_flags(d) & VHK_DESC_NEXT)) {
                         r = sum > UINT32_MAX ? VHK_RING_LENGTH : 0;
                         break;
@@ -192,25 +190,25 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                 r = VHK_RING_NEXT;
                 if (vhk_unlikely(desc_next(d) >= w.n_table))
                         break;
-                d = desc_load(w.table + desc_next(d));
+                d = desc_load(table + desc_next(d));
         }
         if (vhk_unlikely(r)) {
                 if (w.block)
-                        vhk_queue_put_block(q, w.block - 1);
+                        vhk_queue_put_block(q, w.block - 1u);
                 return r;
         }
         if (!direction) {
-                n_out = (uint16_t)(w.iov - w.base);
+                n_out = (uint16_t)(iov - w.base);
                 out_len = sum;
         }
         struct vhk_req *req = &slot->req;
         req->out = w.base;
         req->in = w.base + n_out;
         req->n_out = n_out;
-        req->n_in = (uint16_t)(w.iov - w.base - n_out);
+        req->n_in = (uint16_t)(iov - w.base - n_out);
         req->out_len = (uint32_t)out_len;
         req->in_len = (uint32_t)(sum - out_len);
-        req->internal[VHK_REQ_META] = q->meta | w.block << 8;
+        req->internal[VHK_REQ_META] = q->meta | (uintptr_t)w.block << 8;
         return 0;
 }
 
@@ -289,6 +287,8 @@ VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
                 if (meta != q->meta)
                         vhk_queue_put_meta(q, meta);
         }
+        if (q->settle || q->unblocked)          /* it may have been the last */
+                vhk_queue_check_settled(q);
 }
 
 /* The seldom cases of a push: true if the request is to be published. */
