@@ -92,7 +92,7 @@ int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state 
 }
 
 /* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken: an eventfd (or another
- * nameless inode) or a pipe. */
+ * nameless inode), a pipe, or a socket (User-Mode Linux makes its "pipes" with socketpair(2)). */
 static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_fdref **ret_r) {
         struct stat st;
 
@@ -101,12 +101,12 @@ static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struc
                 return 0;
         }
         int k = fstat(c->fds[0], &st) < 0 ? vhk_errno() : 0;
-        if (k == 0 && (st.st_mode & S_IFMT) != 0 && !S_ISFIFO(st.st_mode))
+        if (k == 0 && (st.st_mode & S_IFMT) != 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
                 k = -EINVAL;
         if (k == 0)
                 k = vhk_fdref_new(VHK_STEAL_FD(c->fds[0]), ret_r);
         if (k < 0)
-                return vhk_refuse(b, k, "ring.notifier", "ring %u: the descriptor is neither an eventfd nor a pipe (%s)",
+                return vhk_refuse(b, k, "ring.notifier", "ring %u: the descriptor is no eventfd, pipe or socket (%s)",
                                   (unsigned)(p->value & VHK_RING_INDEX_MASK), strerror(-k));
         return 0;
 }

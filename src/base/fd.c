@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * Descriptors. A peer's eventfd is shared with the peer, its O_NONBLOCK flag too: it is set once, on receipt.
- * A peer may also hand us a pipe; writing to one whose reader has gone raises SIGPIPE, which is blocked for the
+ * A peer may also hand us a pipe or a socket; writing to one whose reader has gone raises SIGPIPE, which is blocked for the
  * length of that write and taken off the thread's pending set again.
  */
 #include "base/fd.h"
@@ -34,7 +34,7 @@ int vhk_fdref_new(int fd, struct vhk_fdref **ret_r) {
         struct vhk_fdref *r = malloc(sizeof(*r));
         if (!r)
                 return -ENOMEM;
-        *r = (struct vhk_fdref){ .refs = 1, .fd = VHK_STEAL_FD(owned), .is_pipe = !!S_ISFIFO(st.st_mode) };
+        *r = (struct vhk_fdref){ .refs = 1, .fd = VHK_STEAL_FD(owned), .is_pipe = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) };
         *ret_r = r;
         return 0;
 }
