@@ -58,9 +58,13 @@ static const struct vhk_queue_owner_ops rig_ops = { rig_broken, rig_settled, rig
 
 static inline struct vhk_memmap *make_memory(const struct area *a, unsigned n, int *fds) {
         struct vhk_memmap *m, *next;
+        void *guards[8];
 
+        CHECK(n <= VHK_N(guards));
         CHECK_OK(vhk_memmap_new(&m));
         for (unsigned i = 0; i < n; i++) {
+                /* regions that are neighbours in the guest are none here, wherever the kernel likes to put them */
+                guards[i] = mmap(NULL, 65536, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
                 int fd = fds && fds[i] >= 0 ? fds[i] : memfd_create("test-ring", MFD_CLOEXEC);
                 struct vhk_region_desc d = { .gpa = { a[i].gpa }, .uva = { UVA + a[i].gpa }, .len = a[i].len, .fd = fd };
                 CHECK(fd >= 0 && !ftruncate(fd, (off_t)a[i].len));
@@ -72,6 +76,8 @@ static inline struct vhk_memmap *make_memory(const struct area *a, unsigned n, i
                 vhk_memmap_unref(m);
                 m = next;
         }
+        for (unsigned i = 0; i < n; i++)
+                munmap(guards[i], 65536);
         return m;
 }
 
