@@ -123,7 +123,9 @@ FIELDS(mem_table) {
 
         if (p.n_regions < 1 || p.n_regions > VHK_MAX_REGIONS)
                 return VHK_RULE_REGIONS_COUNT;
-        if (size != offsetof(struct vhk_p_mem_regions, regions) + p.n_regions * each)
+        /* User-Mode Linux always sends the room for two regions: unused ones may stand behind those that count */
+        uint32_t exact = (uint32_t)offsetof(struct vhk_p_mem_regions, regions) + p.n_regions * each;
+        if (size < exact || (size - exact) % each)
                 return VHK_RULE_REGIONS_SIZE;
         for (unsigned i = 0; i < p.n_regions; i++) {
                 enum vhk_rule r = check_region(s->protocol, payload, i, true);
@@ -380,8 +382,9 @@ enum vhk_rule vhk_wire_check(const struct vhk_wire_state *s, enum vhk_dir dir, c
 }
 
 static bool reply_size_is_legal(const struct vhk_wire_state *s, const struct vhk_row *row, uint32_t asked, uint32_t size) {
-        if (row->reply == VHK_P_CONFIG && !size)
-                return true;                    /* the back-end's way of saying no */
+        /* The back-end's way of saying no: nothing (the text), or no more than the head (rust-vmm). */
+        if (row->reply == VHK_P_CONFIG && (!size || size == offsetof(struct vhk_p_config, data)))
+                return true;
         /* The same kind comes back in the same size; the in-flight record in whichever of its two the peer's C gave it. */
         if (row->reply == row->request && row->reply != VHK_P_INFLIGHT && size != asked)
                 return false;

@@ -82,6 +82,16 @@ TEST(one_byte_at_a_time) {
         vhk_decoder_done(&d);
 }
 
+TEST(a_header_is_reported_once) {
+        struct vhk_hdr h = { VHK_FE_SET_VRING_NUM, VHK_HDR_VERSION, 8 };
+        struct vhk_decoder d;
+
+        CHECK_OK(vhk_decoder_init(&d));
+        CHECK_EQ(feed(&d, (const uint8_t *)&h, sizeof(h), SIZE_MAX, NULL, 0), 1);
+        CHECK_EQ(vhk_decoder_fed(&d, 0, NULL, 0), 0);
+        vhk_decoder_done(&d);
+}
+
 TEST(every_pair_of_cuts) {
         static struct bytes m;
         struct vhk_decoder d;

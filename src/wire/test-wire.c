@@ -552,7 +552,7 @@ static enum vhk_rule reply(const struct vhk_row *row, const struct vhk_sample *m
 static const struct { enum vhk_dir dir; uint8_t id, phase, n_fds; uint16_t sizes[3]; uint8_t n_sizes; uint64_t first; } replies[] = {
         { VHK_FROM_FRONTEND, 1, 0, 0, { 8 }, 1 }, { VHK_FROM_FRONTEND, 6, 0, 0, { 0, 8, 16 }, 3 },
         { VHK_FROM_FRONTEND, 11, 0, 0, { 8 }, 1 }, { VHK_FROM_FRONTEND, 15, 0, 0, { 8 }, 1 },
-        { VHK_FROM_FRONTEND, 17, 0, 0, { 8 }, 1 }, { VHK_FROM_FRONTEND, 24, 0, 0, { 0, 0xffff }, 2 },
+        { VHK_FROM_FRONTEND, 17, 0, 0, { 8 }, 1 }, { VHK_FROM_FRONTEND, 24, 0, 0, { 0, 12, 0xffff }, 3 },
         { VHK_FROM_FRONTEND, 26, 0, 0, { 0xffff }, 1 }, { VHK_FROM_FRONTEND, 28, 0, 1, { 0 }, 1 },
         { VHK_FROM_FRONTEND, 31, 0, 1, { 20, 24 }, 2, 4096 }, { VHK_FROM_FRONTEND, 31, 0, 0, { 20, 24 }, 2, 0 },
         { VHK_FROM_FRONTEND, 36, 0, 0, { 8 }, 1 }, { VHK_FROM_FRONTEND, 40, 0, 0, { 8 }, 1 },
@@ -650,6 +650,71 @@ TEST(lines_are_for_people) {
         CHECK_STR(line, "SET_OWNER reply value 0x1 (8 bytes, no fds)");
         vhk_wire_print(VHK_FROM_BACKEND, &(struct vhk_hdr){ 77, 0x11, 0xffffffff }, NULL, 2, line, sizeof(line));
         CHECK_STR(line, "message 77 (4294967295 bytes, 2 fds, flags 0x11)");
+}
+
+static void check_line(uint32_t id, uint64_t with, unsigned n, const char *expected) {
+        static struct vhk_sample m;
+        char line[2000];
+
+        for (const struct vhk_variant *v = vhk_variants; v < vhk_variants + vhk_n_variants; v++) {
+                if (v->with != with || !vhk_sample_make(&m, vhk_wire_row(VHK_FROM_FRONTEND, id, 0), v, n))
+                        continue;
+                /* An exact copy, so that a read beyond the payload is seen. */
+                uint8_t *exact = malloc(m.hdr.size);
+                memcpy(exact, m.u.bytes, m.hdr.size);
+                vhk_wire_print(VHK_FROM_FRONTEND, &m.hdr, exact, m.n_fds, line, sizeof(line));
+                free(exact);
+                CHECK_STR(line, expected);
+                return;
+        }
+        CHECK_MSG(false, "message %u has no such form", id);
+}
+
+TEST(lines_show_regions) {
+        check_line(VHK_FE_SET_MEM_TABLE, 0, 2,
+                   "SET_MEM_TABLE n_regions 2 [ guest_addr 0x0 len 0x100000 user_addr 0x7f0000000000 mmap_offset 0x0 ]"
+                   " [ guest_addr 0x200000 len 0x100000 user_addr 0x7f0000200000 mmap_offset 0x100000 ] (72 bytes, 2 fds)");
+        check_line(VHK_FE_SET_MEM_TABLE, VHK_BIT(VHK_PF_XEN_MMAP), 1,
+                   "SET_MEM_TABLE n_regions 1 [ guest_addr 0x0 len 0x100000 user_addr 0x7f0000000000 mmap_offset 0x0 xen_flags 0x1 "
+                   "xen_domid 3 ] (48 bytes, 1 fd)");
+        check_line(VHK_FE_ADD_MEM_REG, 0, 0,
+                   "ADD_MEM_REG [ guest_addr 0x0 len 0x100000 user_addr 0x7f0000000000 mmap_offset 0x0 ] (40 bytes, 1 fd)");
+        check_line(VHK_FE_ADD_MEM_REG, VHK_BIT(VHK_PF_XEN_MMAP), 0,
+                   "ADD_MEM_REG [ guest_addr 0x0 len 0x100000 user_addr 0x7f0000000000 mmap_offset 0x0 xen_flags 0x1 xen_domid 3 ] (48 bytes, 1 fd)");
+        check_line(VHK_FE_IOTLB_MSG, 0, 0, "IOTLB_MSG iova 0x1000 len 0x1000 user_addr 0x7f0000001000 perm 3 type 2 (32 bytes, no fds)");
+}
+
+TEST(lines_show_what_is_not_a_number) {
+        char line[300];
+        uint8_t uuid[16];
+        uint64_t crypto[134] = { 7 }, words[257] = { 2 };
+
+        for (unsigned i = 0; i < 16; i++)
+                uuid[i] = (uint8_t)(0x10 + i);
+        crypto[133] = 9;
+        vhk_wire_print(VHK_FROM_BACKEND, &(struct vhk_hdr){ VHK_BE_SHARED_OBJECT_ADD, 1, 16 }, uuid, 0, line, sizeof(line));
+        CHECK_STR(line, "SHARED_OBJECT_ADD 10111213-1415-1617-1819-1a1b1c1d1e1f (16 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_GET_SHARED_OBJECT, 5, 16 }, uuid, 1, line, sizeof(line));
+        CHECK_STR(line, "GET_SHARED_OBJECT reply 10111213-1415-1617-1819-1a1b1c1d1e1f (16 bytes, 1 fd)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_CREATE_CRYPTO_SESSION, 1, 1072 }, crypto, 0, line, sizeof(line));
+        CHECK_STR(line, "CREATE_CRYPTO_SESSION op_code 0x7 session_id 9 (1072 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_CREATE_CRYPTO_SESSION, 5, 632 }, crypto, 0, line, sizeof(line));
+        CHECK_STR(line, "CREATE_CRYPTO_SESSION reply session_id 7 (632 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_GET_SHMEM_CONFIG, 5, 2056 }, words, 0, line, sizeof(line));
+        CHECK_STR(line, "GET_SHMEM_CONFIG reply n_regions 2 (2056 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_LOG_BASE, 5, 8 }, words, 0, line, sizeof(line));
+        CHECK_STR(line, "SET_LOG_BASE reply mmap_size 0x2 (8 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_MEM_TABLE, 1, 8 }, &(uint64_t){ 0 }, 0, line, sizeof(line));
+        CHECK_STR(line, "SET_MEM_TABLE_ACK value 0x0 (8 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_MEM_TABLE, 5, 8 }, &(uint64_t){ 0 }, 0, line, sizeof(line));
+        CHECK_STR(line, "SET_MEM_TABLE reply value 0x0 (8 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_BACKEND, &(struct vhk_hdr){ VHK_BE_VRING_ERR, 1, 8 }, words, 0, line, sizeof(line));
+        CHECK_STR(line, "VRING_ERR ring 2 num 0 (8 bytes, no fds)");
+        /* A header alone, and one that announces more than there can be. */
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_FEATURES, 1, 8 }, NULL, 0, line, sizeof(line));
+        CHECK_STR(line, "SET_FEATURES (8 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_FEATURES, 1, 0xffffffff }, words, 0, line, sizeof(line));
+        CHECK_STR(line, "SET_FEATURES (4294967295 bytes, no fds)");
 }
 
 TEST(rows_and_rules_have_names_of_their_own) {
