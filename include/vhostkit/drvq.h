@@ -17,7 +17,7 @@ struct vhk_drvq;
 /**
  * struct vhk_drvq_options - zero it, set @size
  * @num: entries, a power of two, at most 32768; 0: 128
- * @polling: 1: the driver polls and wants no notification (no call descriptor is given)
+ * @polling: 1: the driver polls and wants no notification (the back-end gets a call descriptor that nobody reads: some cannot do without)
  */
 struct vhk_drvq_options {
         size_t size;
@@ -28,7 +28,7 @@ struct vhk_drvq_options {
 /** vhk_drvq_new() - allocate ring @i in @m (the memory of @f), give it to the back-end and start it.
  * vhk_frontend_set_features() must have been called; @m is given to @f as needed. */
 int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq **ret_q);
-/** vhk_drvq_free() - stop and free; NULL is legal */
+/** vhk_drvq_free() - stop and free; the ring's memory stays in the table, for some back-ends cannot bear to lose it. NULL is legal */
 struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q);
 
 /**

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * A disk: found, negotiated, given memory; and its calls that are not about requests. Source: virtio 1.3, 3.1 and 5.2.
+ *
+ * All memory comes in few large pieces (rings, slots, bounce buffers and the caller's allocations share the first), for
+ * a back-end without memory slots takes eight regions, and one that has them finds its way faster in one. Pieces are
+ * only added, so that a queue on another thread may look addresses up without a lock.
+ */
+#include "driver/blk.h"
+
+#define F VHK_BIT
+#define WANTED                                                                                                                  \
+        (F(VHK_BLK_F_SIZE_MAX) | F(VHK_BLK_F_SEG_MAX) | F(VHK_BLK_F_RO) | F(VHK_BLK_F_BLK_SIZE) | F(VHK_BLK_F_FLUSH) |          \
+         F(VHK_BLK_F_TOPOLOGY) | F(VHK_BLK_F_CONFIG_WCE) | F(VHK_BLK_F_MQ) | F(VHK_BLK_F_DISCARD) | F(VHK_BLK_F_WRITE_ZEROES) |  \
+         F(VHK_BLK_F_INDIRECT) | F(VHK_BLK_F_EVENT_IDX) | F(VHK_BLK_F_VERSION_1))
+/* virtio 1.3, 2.1 */
+#define STATUS_DRIVER 3u                /* ACKNOWLEDGE, DRIVER */
+#define STATUS_FEATURES_OK 11u
+#define STATUS_DRIVER_OK 15u
+#define VIRTIO_ID 2u
+#define CHUNK (UINT64_C(16) << 20)      /* bytes of lent memory at a time: touched pages alone cost */
+#define WRITEBACK_OFF 32u
+
+/* ---- memory ---- */
+
+static int add_chunk(struct vhk_blk *b, uint64_t len) {
+        unsigned n = b->n_chunks;
+        struct vhk_blk_chunk c = { .len = (VHK_MAX(len, CHUNK) + VHK_PAGE - 1) & ~(uint64_t)(VHK_PAGE - 1) };
+        vhk_gpa_t gpa;
+        void *va;
+
+        if (n == VHK_BLK_N_CHUNKS || c.len < len)
+                return -ENOSPC;
+        int k = vhk_memory_alloc(b->m, c.len, &va);
+        if (k == 0)
+                k = vhk_memory_find(b->m, va, c.len, &gpa);
+        if (k < 0)
+                return k;
+        k = vhk_frontend_set_memory(b->f, b->m);
+        if (k < 0) {
+                vhk_memory_remove(b->m, gpa, c.len);
+                return k;
+        }
+        c.va = (uintptr_t)va;
+        c.gpa = gpa.v;
+        b->chunks[n] = c;
+        vhk_store_release(&b->n_chunks, n + 1);         /* pairs with find_chunk(): the chunk before its number */
+        return 0;
+}
+
+static const struct vhk_blk_chunk *find_chunk(const struct vhk_blk *b, uint64_t va, uint64_t len) {
+        unsigned n = vhk_load_acquire(&b->n_chunks);    /* pairs with add_chunk() */
+
+        for (unsigned i = 0; i < n; i++)
+                if (va >= b->chunks[i].va && vhk_range_within(va - b->chunks[i].va, len, b->chunks[i].len))
+                        return &b->chunks[i];
+        return NULL;
+}
+
+VHK_HOT uint64_t vhk_blk_gpa(void *queue, const void *va, uint64_t len) {
+        struct vhk_blk_queue *q = queue;
+        uint64_t off = (uintptr_t)va - q->last.va;
+
+        if (vhk_unlikely(off >= q->last.len || len > q->last.len - off)) {
+                const struct vhk_blk_chunk *c = find_chunk(q->b, (uintptr_t)va, len);
+                if (!c)
+                        return UINT64_MAX;
+                q->last.va = c->va;     /* not c->used, which the allocator writes */
+                q->last.len = c->len;
+                q->last.gpa = c->gpa;
+                off = (uintptr_t)va - c->va;
+        }
+        return q->last.gpa + off;
+}
+
+bool vhk_blk_is_lent(const struct vhk_blk *b, const void *va, uint64_t len) {
+        return find_chunk(b, (uintptr_t)va, len);
+}
+
+/* Under the lock. Pages, so that a back-end may do direct I/O; small pieces at 512 bytes. */
+static void *take(struct vhk_blk *b, uint64_t len) {
+        uint64_t align = len >= VHK_PAGE ? VHK_PAGE : VHK_BLK_SECTOR, at;
+
+        if (len == 0 || len > UINT64_C(1) << 40)
+                return NULL;
+        for (unsigned i = 0;; i++) {
+                if (i == b->n_chunks && add_chunk(b, len) < 0)
+                        return NULL;
+                struct vhk_blk_chunk *c = &b->chunks[i];
+                at = (c->used + align - 1) & ~(align - 1);
+                if (vhk_range_within(at, len, c->len)) {
+                        c->used = at + len;
+                        return (void *)(c->va + at);
+                }
+        }
+}
+
+VHK_API void *vhk_blk_alloc(struct vhk_blk *b, size_t len) {
+        pthread_mutex_lock(&b->lock);
+        void *p = take(b, len);
+        pthread_mutex_unlock(&b->lock);
+        return p;
+}
+
+/* ---- the connection ---- */
+
+static void on_event(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e) {
+        struct vhk_blk *b = arg;
+
+        if (ev == VHK_FRONTEND_CONFIG_CHANGED)
+                b->config_stale = true;         /* under the lock: events come from inside front-end calls */
+        else
+                vhk_store_relaxed(&b->gone, true);
+        if (b->on_event)
+                b->on_event(b->event_arg, ev, e);
+}
+
+int vhk_blk_look_after(struct vhk_blk *b) {
+        if (pthread_mutex_trylock(&b->lock) == 0) {     /* otherwise somebody is at it */
+                if (vhk_frontend_dispatch(b->f) >= 0)
+                        vhk_blk_refresh(b);
+                pthread_mutex_unlock(&b->lock);
+        }
+        return vhk_load_relaxed(&b->gone) ? -EPIPE : 0;
+}
+
+/* ---- opening ---- */
+
+static int story(struct vhk_frontend *f, int k, struct vhk_error *ret_e) {
+        const struct vhk_error *e = vhk_frontend_get_error(f);
+
+        return e->code == k ? vhk_error_set(ret_e, k, e->rule, "%s", e->text) : vhk_error_set(ret_e, k, "blk.open", "cannot open the disk: %s", strerror(-k));
+}
+
+static int set_status(struct vhk_blk *b, uint32_t capabilities, uint8_t status) {
+        return capabilities & VHK_CAP_STATUS ? vhk_frontend_set_status(b->f, status) : 0;
+}
+
+static int negotiate(struct vhk_blk *b, const struct vhk_blk_options *o, struct vhk_error *ret_e) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+        uint8_t status;
+
+        int k = vhk_frontend_get_info(b->f, &i);
+        if (k < 0)
+                return story(b->f, k, ret_e);
+        b->features = i.features & WANTED & ~o->features_no_take;
+        if (!vhk_blk_has(b, VHK_BLK_F_VERSION_1))
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "blk.legacy", "the device does not offer VERSION_1: legacy devices are not driven");
+        if (!(i.capabilities & VHK_CAP_CONFIG))
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "blk.no-config", "the back-end does not show a configuration space, so it is no block device");
+        k = set_status(b, i.capabilities, 0);
+        if (k == 0)
+                k = set_status(b, i.capabilities, STATUS_DRIVER);
+        if (k == 0)
+                k = vhk_frontend_set_features(b->f, b->features);
+        if (k == 0)
+                k = set_status(b, i.capabilities, STATUS_FEATURES_OK);
+        if (k == 0 && (i.capabilities & VHK_CAP_STATUS)) {
+                k = vhk_frontend_get_status(b->f, &status);
+                if (k == 0 && (status & STATUS_FEATURES_OK) != STATUS_FEATURES_OK)
+                        return vhk_error_set(ret_e, -EOPNOTSUPP, "blk.features", "the device does not accept the features 0x%llx", (unsigned long long)b->features);
+        }
+        if (k == 0)
+                k = vhk_blk_read_config(b->f, b->features, &b->config);
+        return k < 0 ? story(b->f, k, ret_e) : 0;
+}
+
+/* What the configuration means for requests; a disk that makes none possible is refused. */
+static int derive(struct vhk_blk *b, uint16_t queue_size, struct vhk_error *ret_e) {
+        const struct vhk_blk_config *c = &b->config;
+        unsigned most = VHK_MIN(VHK_BLK_MAX_SEGMENTS, queue_size - 2u);
+
+        if (c->capacity > UINT64_MAX / VHK_BLK_SECTOR)
+                return vhk_error_set(ret_e, -EPROTO, "blk.capacity", "the device says that it has %llu sectors", (unsigned long long)c->capacity);
+        b->capacity = c->capacity * VHK_BLK_SECTOR;
+        b->block_size = c->blk_size ? (uint32_t)c->blk_size : VHK_BLK_SECTOR;
+        if (!vhk_is_pow2(b->block_size) || b->block_size < VHK_BLK_SECTOR)
+                return vhk_error_set(ret_e, -EPROTO, "blk.block-size", "the device says that its blocks have %u bytes", b->block_size);
+        b->max_segment = c->size_max ? (uint32_t)c->size_max : UINT32_MAX;      /* 0: an old export of QEMU, means nothing */
+        b->max_segments = (uint32_t)VHK_MIN(c->seg_max ? c->seg_max : 1, (uint64_t)most);
+        b->max_request = VHK_MIN((uint64_t)b->max_segment * b->max_segments, UINT64_C(1) << 20) & ~(uint64_t)(b->block_size - 1);
+        if (!b->max_request)
+                return vhk_error_set(ret_e, -EPROTO, "blk.size-max", "%u segments of %u bytes do not hold one block of %u", b->max_segments, b->max_segment,
+                                     b->block_size);
+        uint64_t limit = (UINT64_C(1) << 40) & ~(uint64_t)(b->block_size - 1), sectors = b->block_size / VHK_BLK_SECTOR;
+        b->max_discard = c->discard_sectors ? c->discard_sectors / sectors * b->block_size : limit;
+        b->max_zeroes = c->zeroes_sectors ? c->zeroes_sectors / sectors * b->block_size : limit;
+        b->read_only = vhk_blk_has(b, VHK_BLK_F_RO);
+        return 0;
+}
+
+static unsigned n_device_queues(const struct vhk_blk *b) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+
+        if (!vhk_blk_has(b, VHK_BLK_F_MQ) || vhk_frontend_get_info(b->f, &i) < 0)
+                return 1;
+        uint64_t n = VHK_MIN(b->config.n_queues, (uint64_t)i.n_queues);
+        return n ? (unsigned)n : 1;
+}
+
+static int start_queues(struct vhk_blk *b, uint16_t num) {
+        size_t each = vhk_blk_queue_bytes(num);
+
+        int k = add_chunk(b, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE + CHUNK);
+        if (k < 0)
+                return k;
+        b->bounce = take(b, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
+        b->iov = calloc((size_t)VHK_BLK_DEPTH * b->max_segments, sizeof(*b->iov));
+        b->queues = calloc(b->n_queues, sizeof(*b->queues));
+        if (!b->bounce || !b->iov || !b->queues)
+                return -ENOMEM;
+        for (unsigned i = 0; i < b->n_queues; i++) {
+                k = vhk_blk_queue_init(&b->queues[i], b, i, num, take(b, each));
+                if (k < 0)
+                        return k;
+        }
+        return 0;
+}
+
+static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct vhk_error *ret_e) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+        uint16_t num = o->queue_size ? o->queue_size : 128;
+
+        if (!vhk_is_pow2(num) || num < 4 || num > 32768)
+                return vhk_error_set(ret_e, -EINVAL, "blk.options", "a queue of %u entries: a power of two from 4 to 32768 is needed", num);
+        int k = negotiate(b, o, ret_e);
+        if (k == 0)
+                k = derive(b, num, ret_e);
+        if (k < 0)
+                return k;
+        if (b->n_queues > n_device_queues(b))
+                return vhk_error_set(ret_e, -EINVAL, "blk.queues", "%u queues were asked for, the device has %u", b->n_queues, n_device_queues(b));
+        k = start_queues(b, num);
+        if (k == 0)
+                k = vhk_frontend_get_info(b->f, &i);
+        if (k == 0)
+                k = set_status(b, i.capabilities, STATUS_DRIVER_OK);
+        return k < 0 ? story(b->f, k, ret_e) : 0;
+}
+
+VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e) {
+        struct vhk_blk_options own = { .size = sizeof(own) };
+        struct vhk_frontend_options fo = { .size = sizeof(fo) };
+
+        if (o && (o->size < sizeof(own) || (o->frontend && o->frontend->size < sizeof(fo))))
+                return vhk_error_set(ret_e, -EINVAL, "blk.options", "struct vhk_blk_options: size is not set");
+        if (o)
+                own = *o;
+        if (own.frontend)
+                fo = *own.frontend;
+        struct vhk_blk *b = calloc(1, sizeof(*b));
+        if (!b)
+                return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
+        pthread_mutex_init(&b->lock, NULL);
+        b->n_queues = own.n_queues ? own.n_queues : 1;
+        b->polling = own.polling;
+        b->limit_ns = fo.limit_ns ? fo.limit_ns : UINT64_C(30000000000);
+        b->on_event = fo.on_event;
+        b->event_arg = fo.event_arg;
+        fo.on_event = on_event;
+        fo.event_arg = b;
+        fo.virtio_id = VIRTIO_ID;
+        int k = vhk_memory_new(&b->m);
+        k = k < 0 ? vhk_error_set(ret_e, k, "blk.memory", "out of memory") : vhk_frontend_open(spec, &fo, &b->f, ret_e);
+        if (k == 0)
+                k = bring_up(b, &own, ret_e);
+        if (k < 0) {
+                vhk_blk_close(b);
+                return k;
+        }
+        *ret_b = b;
+        return 0;
+}
+
+VHK_API struct vhk_blk *vhk_blk_close(struct vhk_blk *b) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+
+        if (!b)
+                return NULL;
+        b->on_event = NULL;
+        for (unsigned j = 0; b->queues && j < b->n_queues; j++)
+                vhk_blk_queue_done(&b->queues[j]);
+        if (b->f && !b->gone && vhk_frontend_get_info(b->f, &i) == 0)
+                set_status(b, i.capabilities, 0);
+        vhk_frontend_close(b->f);
+        vhk_memory_free(b->m);
+        pthread_mutex_destroy(&b->lock);
+        free(b->queues);
+        free(b->iov);
+        free(b);
+        return NULL;
+}
+
+/* ---- what the disk says ---- */
+
+static uint32_t bytes_of(uint64_t sectors) {
+        return (uint32_t)VHK_MIN(sectors * VHK_BLK_SECTOR, (uint64_t)(UINT32_MAX & ~(VHK_BLK_SECTOR - 1)));
+}
+
+static void describe(struct vhk_blk *b, struct vhk_blk_info *i) {
+        const struct vhk_blk_config *c = &b->config;
+        uint64_t physical = c->physical_exp < 16 ? (uint64_t)b->block_size << c->physical_exp : b->block_size;
+
+        i->capacity = b->capacity;
+        i->features = b->features;
+        i->block_size = b->block_size;
+        i->physical_block_size = physical <= UINT32_MAX ? (uint32_t)physical : b->block_size;
+        i->min_io_size = (uint32_t)VHK_MIN(c->min_io * b->block_size, (uint64_t)UINT32_MAX);
+        i->opt_io_size = (uint32_t)VHK_MIN(c->opt_io * b->block_size, (uint64_t)UINT32_MAX);
+        i->max_segment_size = b->max_segment;
+        i->max_segments = b->max_segments;
+        i->max_discard_bytes = bytes_of(c->discard_sectors);
+        i->max_discard_segments = (uint32_t)c->discard_segments;
+        i->discard_alignment = bytes_of(c->discard_alignment);
+        i->max_write_zeroes_bytes = bytes_of(c->zeroes_sectors);
+        i->max_write_zeroes_segments = (uint32_t)c->zeroes_segments;
+        i->read_only = b->read_only;
+        i->writeback = vhk_blk_has(b, VHK_BLK_F_CONFIG_WCE) ? !!c->writeback : vhk_blk_has(b, VHK_BLK_F_FLUSH);
+        i->write_zeroes_may_unmap = !!c->zeroes_unmap;
+        i->n_queues = (uint16_t)n_device_queues(b);
+}
+
+VHK_API int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i) {
+        struct vhk_blk_info i = { .size = ret_i->size };
+
+        if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
+                return -EINVAL;
+        vhk_blk_look_after(b);
+        pthread_mutex_lock(&b->lock);
+        describe(b, &i);
+        pthread_mutex_unlock(&b->lock);
+        memcpy(ret_i, &i, i.size);
+        return 0;
+}
+
+VHK_API struct vhk_frontend *vhk_blk_get_frontend(struct vhk_blk *b) {
+        return b->f;
+}
+
+VHK_API int vhk_blk_set_writeback(struct vhk_blk *b, int on) {
+        uint8_t value = !!on;
+
+        if (!vhk_blk_has(b, VHK_BLK_F_CONFIG_WCE))
+                return -EOPNOTSUPP;
+        pthread_mutex_lock(&b->lock);
+        int k = vhk_frontend_set_config(b->f, WRITEBACK_OFF, &value, 1, VHK_CONFIG_DRIVER);
+        if (k == 0) {
+                b->config_stale = true;
+                k = vhk_blk_refresh(b);
+        }
+        pthread_mutex_unlock(&b->lock);
+        return k;
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * A virtqueue over any front-end: ring/ does the ring, this file finds it a place in lent memory, hands it to the
+ * back-end with its descriptors and notifies. One thread at a time; no allocation after it was made.
+ * Source: virtio 1.3, 2.7.
+ */
+#include "driver/drvq.h"
+
+#include <sys/eventfd.h>
+
+#include "base/fd.h"
+#include "mem/mem.h"
+#include "ring/ring.h"
+
+#define NUM_DEFAULT 128u
+#define INDIRECT_MAX 128u
+#define F_INDIRECT VHK_BIT(28)          /* virtio 1.3, 6: VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX */
+#define F_EVENT_IDX VHK_BIT(29)
+
+struct vhk_drvq {
+        struct vhk_drvring *ring;
+        int kick_fd, call_fd;
+        bool polling;                   /* call_fd is there all the same, see make() */
+        uint16_t num;
+        unsigned index;
+        struct vhk_frontend *f;
+        bool started;
+        /* of vhk_drvq_new(): the region that was translated last */
+        struct vhk_memory *m;
+        uint64_t generation;
+        uint64_t last_va, last_len, last_gpa;
+};
+
+/* ---- the place ---- */
+
+struct layout {
+        size_t desc, avail, used, tables, end;
+};
+
+/* Each area on cache lines of its own: driver and device write to different ones. */
+static struct layout layout_of(uint16_t num, uint16_t indirect_max) {
+        struct layout l = { 0 };
+
+        l.avail = l.desc + vhk_desc_bytes(num);
+        l.used = (l.avail + vhk_avail_bytes(num) + 127) & ~(size_t)127;
+        l.tables = (l.used + vhk_used_bytes(num) + 127) & ~(size_t)127;
+        l.end = l.tables + (size_t)num * indirect_max * sizeof(struct vhk_desc);
+        return l;
+}
+
+size_t vhk_drvq_bytes(uint16_t num, uint16_t indirect_max) {
+        return (layout_of(num, indirect_max).end + VHK_PAGE - 1) & ~(size_t)(VHK_PAGE - 1);
+}
+
+/* ---- making ---- */
+
+static int make_ring(struct vhk_drvq *q, uint64_t features, const struct vhk_drvq_place *p) {
+        struct layout l = layout_of(q->num, p->indirect_max);
+        uint8_t *mem = p->mem;
+        bool indirect = (features & F_INDIRECT) && p->indirect_max;
+
+        return vhk_drvring_new(&(struct vhk_drvring_setup){
+                .num = q->num, .event_idx = features & F_EVENT_IDX, .indirect = indirect,
+                .desc = mem + l.desc, .avail = mem + l.avail, .used = mem + l.used, .gpa = p->gpa, .gpa_arg = p->gpa_arg,
+                .indirect_tables = indirect ? (void *)(mem + l.tables) : NULL, .indirect_max = indirect ? p->indirect_max : 0,
+        }, &q->ring);
+}
+
+static int start(struct vhk_drvq *q, const struct vhk_drvq_place *p) {
+        struct layout l = layout_of(q->num, p->indirect_max);
+        uint64_t gpa = p->gpa(p->gpa_arg, p->mem, l.end);
+
+        if (gpa == UINT64_MAX)
+                return -EFAULT;
+        int k = vhk_frontend_start_queue(q->f, q->index, &(struct vhk_ring_setup){
+                .size = sizeof(struct vhk_ring_setup), .num = q->num, .desc = gpa + l.desc, .driver = gpa + l.avail, .device = gpa + l.used,
+                .kick_fd = q->kick_fd, .call_fd = q->call_fd, .err_fd = -1,
+        });
+        q->started = k == 0;
+        return k;
+}
+
+static int make(struct vhk_drvq *q, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p) {
+        struct vhk_frontend_info info = { .size = sizeof(info) };
+
+        int k = vhk_frontend_get_info(q->f, &info);
+        if (k == 0)
+                k = make_ring(q, info.acked, p);
+        if (k < 0)
+                return k;
+        q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (q->kick_fd < 0)
+                return vhk_errno();
+        /* Polling drivers give one too, though nobody reads it: libvhost-user notifies its first used buffer whatever the
+         * ring says, and ends the connection if it cannot. */
+        q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (q->call_fd < 0)
+                return vhk_errno();
+        q->polling = o->polling;
+        if (q->polling)
+                vhk_drvring_disarm(q->ring);
+        return start(q, p);
+}
+
+static int check_options(const struct vhk_drvq_options *o, struct vhk_drvq_options *ret_o) {
+        struct vhk_drvq_options own = { .size = sizeof(own) };
+
+        if (o && o->size < sizeof(own))
+                return -EINVAL;
+        if (o)
+                own = *o;
+        own.num = own.num ? own.num : NUM_DEFAULT;
+        if (!vhk_is_pow2(own.num) || own.num > VHK_QUEUE_MAX_SIZE)
+                return -EINVAL;
+        *ret_o = own;
+        return 0;
+}
+
+int vhk_drvq_new_at(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p, struct vhk_drvq **ret_q) {
+        struct vhk_drvq_options own;
+
+        int k = check_options(o, &own);
+        if (k < 0)
+                return k;
+        struct vhk_drvq *q = calloc(1, sizeof(*q));
+        if (!q)
+                return -ENOMEM;
+        *q = (struct vhk_drvq){ .kick_fd = -1, .call_fd = -1, .num = own.num, .index = i, .f = f };
+        k = make(q, &own, p);
+        if (k < 0) {
+                vhk_drvq_free(q);
+                return k;
+        }
+        *ret_q = q;
+        return 0;
+}
+
+/* ---- in memory of the caller's ---- */
+
+static VHK_COLD uint64_t find_region(struct vhk_drvq *q, uint64_t va, uint64_t len) {
+        struct vhk_region r = { .size = sizeof(r) };
+
+        for (unsigned i = 0; vhk_memory_get_region(q->m, i, &r) == 0; i++)
+                if (va >= (uintptr_t)r.va && vhk_range_within(va - (uintptr_t)r.va, len, r.len)) {
+                        q->last_va = (uintptr_t)r.va;
+                        q->last_len = r.len;
+                        q->last_gpa = r.gpa.v;
+                        return r.gpa.v + (va - (uintptr_t)r.va);
+                }
+        return UINT64_MAX;
+}
+
+static uint64_t gpa_of(void *arg, const void *p, uint64_t len) {
+        struct vhk_drvq *q = arg;
+        uint64_t va = (uintptr_t)p, off = va - q->last_va, generation = vhk_memory_generation(q->m);
+
+        if (vhk_likely(generation == q->generation && off < q->last_len && len <= q->last_len - off))
+                return q->last_gpa + off;
+        q->generation = generation;
+        return find_region(q, va, len);
+}
+
+VHK_API int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq **ret_q) {
+        struct vhk_drvq_options own;
+        void *mem;
+
+        int k = check_options(o, &own);
+        if (k < 0)
+                return k;
+        struct vhk_drvq *q = calloc(1, sizeof(*q));
+        if (!q)
+                return -ENOMEM;
+        *q = (struct vhk_drvq){ .kick_fd = -1, .call_fd = -1, .num = own.num, .index = i, .f = f, .m = m };
+        uint16_t indirect_max = (uint16_t)VHK_MIN((unsigned)own.num, INDIRECT_MAX);
+        k = vhk_memory_alloc(m, vhk_drvq_bytes(own.num, indirect_max), &mem);
+        if (k == 0)
+                k = vhk_frontend_set_memory(f, m);
+        if (k == 0)
+                k = make(q, &own, &(struct vhk_drvq_place){ .mem = mem, .indirect_max = indirect_max, .gpa = gpa_of, .gpa_arg = q });
+        if (k < 0) {
+                vhk_drvq_free(q);
+                return k;
+        }
+        *ret_q = q;
+        return 0;
+}
+
+VHK_API struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q) {
+        if (!q)
+                return NULL;
+        if (q->started)
+                vhk_frontend_stop_queue(q->f, q->index, NULL);
+        vhk_drvring_free(q->ring);
+        /* The ring's memory stays lent until the table is freed: libvhost-user ends the connection at the first new region
+         * after one was removed that held a ring, stopped or not. */
+        vhk_close(&q->kick_fd);
+        vhk_close(&q->call_fd);
+        free(q);
+        return NULL;
+}
+
+/* ---- use ---- */
+
+VHK_API VHK_HOT int vhk_drvq_add(struct vhk_drvq *q, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie) {
+        return vhk_drvring_add(q->ring, sg, n_out, n_in, cookie);
+}
+
+VHK_API VHK_HOT int vhk_drvq_kick(struct vhk_drvq *q) {
+        return vhk_drvring_publish(q->ring) ? vhk_notify_fd(q->kick_fd) : 0;
+}
+
+VHK_API VHK_HOT int vhk_drvq_reap(struct vhk_drvq *q, struct vhk_done *ret_done, unsigned n) {
+        return vhk_drvring_reap(q->ring, ret_done, n);
+}
+
+VHK_API int vhk_drvq_arm(struct vhk_drvq *q) {
+        return vhk_drvring_arm(q->ring);
+}
+
+VHK_API void vhk_drvq_disarm(struct vhk_drvq *q) {
+        vhk_drvring_disarm(q->ring);
+}
+
+VHK_API int vhk_drvq_get_fd(const struct vhk_drvq *q) {
+        return q->polling ? -1 : q->call_fd;
+}
+
+VHK_API unsigned vhk_drvq_n_in_flight(const struct vhk_drvq *q) {
+        return vhk_drvring_n_in_flight(q->ring);
+}
+
+VHK_API unsigned vhk_drvq_get_size(const struct vhk_drvq *q) {
+        return q->num;
+}

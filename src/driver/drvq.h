@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/* What a driver of this room asks of a virtqueue beyond <vhostkit/drvq.h>: a ring in memory that the driver placed itself. */
+#pragma once
+
+#include <vhostkit/drvq.h>
+
+#include "base/base.h"
+
+struct vhk_drvq_place {
+        void *mem;                      /* vhk_drvq_bytes() zeroed bytes of lent memory, 4096-aligned */
+        uint16_t indirect_max;          /* entries of an indirect table; 0: none are used */
+        uint64_t (*gpa)(void *arg, const void *va, uint64_t len);       /* guest address of lent memory, UINT64_MAX: not lent */
+        void *gpa_arg;
+};
+size_t vhk_drvq_bytes(uint16_t num, uint16_t indirect_max);
+int vhk_drvq_new_at(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p, struct vhk_drvq **ret_q);

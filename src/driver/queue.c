@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Asynchronous requests. One thread per queue; no allocation, and no system call but a notification that is due, on the
+ * way in; on the way out none while something is there. A request is a slot: its header, range and status byte
+ * lie in lent memory, the slot's number is the ring's cookie. Source: virtio 1.3, 5.2.6.
+ *
+ * Whoever waits here also looks after the connection, now and then while polling and by its descriptor while sleeping, so
+ * that a back-end that dies does not leave anybody waiting.
+ */
+#include "driver/blk.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <time.h>
+
+#include "base/fd.h"
+
+#define IDLE_LOOKS 4096u                /* empty reaps between two looks at the connection */
+#define SPINS_PER_CLOCK 256u
+#define REAP_AT_ONCE 64u
+#define NO_STATUS 0xffu
+
+/* Request types and status of virtio 1.3, 5.2.6 */
+enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
+enum { S_OK, S_IOERR, S_UNSUPP };
+#define ID_BYTES 20u
+
+enum kind { DATA_IN, DATA_OUT, RANGE, NOTHING, ID };
+static const struct {
+        uint8_t type, kind, feature;    /* feature 0: always there */
+        bool writes;
+} ops[] = {
+        [VHK_BLK_READ] = { T_IN, DATA_IN, 0, false },
+        [VHK_BLK_WRITE] = { T_OUT, DATA_OUT, 0, true },
+        [VHK_BLK_FLUSH] = { T_FLUSH, NOTHING, VHK_BLK_F_FLUSH, false },
+        [VHK_BLK_DISCARD] = { T_DISCARD, RANGE, VHK_BLK_F_DISCARD, true },
+        [VHK_BLK_WRITE_ZEROES] = { T_WRITE_ZEROES, RANGE, VHK_BLK_F_WRITE_ZEROES, true },
+        [VHK_BLK_GET_ID] = { T_GET_ID, ID, 0, false },
+};
+
+static char abandoned;                  /* the cookie of a request that nobody waits for */
+
+/* ---- life ---- */
+
+static unsigned indirect_max(uint16_t num) {
+        return VHK_MIN((unsigned)num, VHK_BLK_MAX_SEGMENTS + 2);
+}
+
+static size_t slots_bytes(uint16_t num) {
+        return ((size_t)num * (sizeof(struct vhk_blk_header) + sizeof(struct vhk_blk_range) + 1) + VHK_PAGE - 1) & ~(size_t)(VHK_PAGE - 1);
+}
+
+size_t vhk_blk_queue_bytes(uint16_t num) {
+        return vhk_drvq_bytes(num, (uint16_t)indirect_max(num)) + slots_bytes(num);
+}
+
+static int watch(int epoll_fd, int fd, uint64_t which) {
+        struct epoll_event e = { .events = EPOLLIN, .data.u64 = which };
+
+        return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? vhk_errno() : 0;
+}
+
+static int make_epoll(struct vhk_blk_queue *q) {
+        q->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (q->epoll_fd < 0)
+                return vhk_errno();
+        int k = watch(q->epoll_fd, vhk_drvq_get_fd(q->ring), 0);
+
+        return k < 0 ? k : watch(q->epoll_fd, vhk_frontend_get_fd(q->b->f), 1);
+}
+
+int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, uint16_t num, uint8_t *mem) {
+        size_t ring_bytes = vhk_drvq_bytes(num, (uint16_t)indirect_max(num));
+
+        *q = (struct vhk_blk_queue){ .b = b, .num = num, .n_free = num, .polling = b->polling, .epoll_fd = -1 };
+        if (!mem)
+                return -ENOMEM;
+        q->headers = (void *)(mem + ring_bytes);
+        q->ranges = (void *)(q->headers + num);
+        q->status = (void *)(q->ranges + num);
+        q->cookies = calloc(num, sizeof(*q->cookies));
+        q->free_slots = calloc(num, sizeof(*q->free_slots));
+        if (!q->cookies || !q->free_slots)
+                return -ENOMEM;
+        for (unsigned j = 0; j < num; j++)
+                q->free_slots[j] = (uint16_t)(num - 1 - j);
+        int k = vhk_drvq_new_at(b->f, i, &(struct vhk_drvq_options){ .size = sizeof(struct vhk_drvq_options), .num = num, .polling = b->polling },
+                                &(struct vhk_drvq_place){ .mem = mem, .indirect_max = (uint16_t)indirect_max(num), .gpa = vhk_blk_gpa, .gpa_arg = q }, &q->ring);
+        if (k < 0 || b->polling)
+                return k;
+        vhk_drvq_disarm(q->ring);
+        return make_epoll(q);
+}
+
+void vhk_blk_queue_done(struct vhk_blk_queue *q) {
+        if (!q->b)
+                return;
+        vhk_drvq_free(q->ring);
+        vhk_close(&q->epoll_fd);
+        free(q->cookies);
+        free(q->free_slots);
+        q->b = NULL;
+}
+
+/* ---- in ---- */
+
+static int check_place(const struct vhk_blk *b, uint64_t off, uint64_t len) {
+        if (vhk_unlikely(((off | len) & (b->block_size - 1)) || len == 0))
+                return -EINVAL;
+        return vhk_likely(vhk_range_within(off, len, vhk_load_relaxed(&b->capacity))) ? 0 : -ENXIO;
+}
+
+/* Copies @io's buffers to @sg; bytes, or -EINVAL. */
+static int64_t take_buffers(const struct vhk_blk *b, const struct vhk_blk_io *io, struct iovec *sg) {
+        uint64_t sum = 0;
+
+        if (vhk_unlikely(io->n_iov == 0 || io->n_iov > b->max_segments))
+                return -EINVAL;
+        for (unsigned i = 0; i < io->n_iov; i++) {
+                if (vhk_unlikely(io->iov[i].iov_len > b->max_segment || io->iov[i].iov_len == 0))
+                        return -EINVAL;
+                sg[i] = io->iov[i];
+                sum += io->iov[i].iov_len;      /* at most 126 times 4 GiB */
+        }
+        return vhk_likely(sum < UINT32_MAX - 64) ? (int64_t)sum : -EINVAL;      /* a device need not serve 4 GiB in one request */
+}
+
+static int check_range(const struct vhk_blk *b, const struct vhk_blk_io *io) {
+        if (io->len > (io->op == VHK_BLK_DISCARD ? b->max_discard : b->max_zeroes))
+                return -EINVAL;
+        return check_place(b, io->off, io->len);
+}
+
+/* Fills @sg behind the header: device-readable, then device-writable buffers without the status. 0, or why @io is refused. */
+static int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_blk_io *io, struct iovec *sg, unsigned *ret_out, unsigned *ret_in) {
+        const struct vhk_blk *b = q->b;
+        int64_t n;
+        int k = 0;
+
+        switch (ops[io->op].kind) {
+        case DATA_IN:
+        case DATA_OUT:
+                n = take_buffers(b, io, sg);
+                k = n < 0 ? (int)n : check_place(b, io->off, (uint64_t)n);
+                *(ops[io->op].kind == DATA_IN ? ret_in : ret_out) += io->n_iov;
+                break;
+        case RANGE:
+                k = check_range(b, io);
+                q->ranges[slot] = (struct vhk_blk_range){ vhk_le64_of(io->off / VHK_BLK_SECTOR), vhk_le32_of((uint32_t)(io->len / VHK_BLK_SECTOR)),
+                        vhk_le32_of(io->op == VHK_BLK_WRITE_ZEROES && (io->flags & VHK_BLK_IO_UNMAP)) };
+                sg[0] = (struct iovec){ &q->ranges[slot], sizeof(q->ranges[slot]) };
+                (*ret_out)++;
+                break;
+        case ID:
+                n = take_buffers(b, io, sg);
+                k = n == ID_BYTES ? 0 : -EINVAL;
+                *ret_in += io->n_iov;
+                break;
+        case NOTHING:
+                break;
+        }
+        return k;
+}
+
+static VHK_HOT int add(struct vhk_blk_queue *q, const struct vhk_blk_io *io) {
+        struct iovec sg[VHK_BLK_MAX_SEGMENTS + 2];
+        unsigned n_out = 1, n_in = 0;
+
+        if (vhk_unlikely((unsigned)io->op >= VHK_N(ops)))
+                return -EINVAL;
+        if (vhk_unlikely(ops[io->op].feature && !vhk_blk_has(q->b, ops[io->op].feature)))
+                return -EOPNOTSUPP;
+        if (vhk_unlikely(ops[io->op].writes && q->b->read_only))
+                return -EROFS;
+        if (vhk_unlikely(q->n_free == 0))
+                return -EAGAIN;
+        unsigned slot = q->free_slots[q->n_free - 1];
+        int k = fill(q, slot, io, sg + 1, &n_out, &n_in);
+        if (vhk_unlikely(k < 0))
+                return k;
+        bool has_place = ops[io->op].kind == DATA_IN || ops[io->op].kind == DATA_OUT;
+        q->headers[slot] = (struct vhk_blk_header){ .type = vhk_le32_of(ops[io->op].type), .sector = vhk_le64_of(has_place ? io->off / VHK_BLK_SECTOR : 0) };
+        q->status[slot] = NO_STATUS;
+        sg[0] = (struct iovec){ &q->headers[slot], sizeof(q->headers[slot]) };
+        sg[n_out + n_in] = (struct iovec){ &q->status[slot], 1 };
+        k = vhk_drvq_add(q->ring, sg, n_out, n_in + 1, (void *)(uintptr_t)slot);
+        if (vhk_unlikely(k < 0))
+                return k;
+        q->cookies[slot] = io->cookie;
+        q->n_free--;
+        return 0;
+}
+
+VHK_API VHK_HOT int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n) {
+        unsigned i = 0;
+        int k = 0;
+
+        if (vhk_unlikely(vhk_load_relaxed(&q->b->gone)))
+                return -EPIPE;
+        while (i < n && (k = add(q, &ios[i])) == 0)
+                i++;
+        if (vhk_likely(i > 0)) {
+                vhk_drvq_kick(q->ring); /* a failing eventfd write: the ring is published all the same */
+                return (int)i;
+        }
+        return k == -EAGAIN ? 0 : k;
+}
+
+/* ---- out ---- */
+
+static int result_of(uint8_t status) {
+        return status == S_OK ? 0 : status == S_UNSUPP ? -EOPNOTSUPP : -EIO;
+}
+
+/* What is there; -EPIPE: the device broke the ring. */
+static VHK_HOT int reap_ready(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n) {
+        struct vhk_done done[REAP_AT_ONCE];
+        unsigned got = 0;
+
+        while (got < n) {
+                int k = vhk_drvq_reap(q->ring, done, VHK_MIN(n - got, REAP_AT_ONCE));
+                if (vhk_unlikely(k < 0))
+                        return got ? (int)got : k;
+                for (int i = 0; i < k; i++) {
+                        unsigned slot = (unsigned)(uintptr_t)done[i].cookie;
+                        q->free_slots[q->n_free++] = (uint16_t)slot;
+                        if (vhk_unlikely(q->cookies[slot] == &abandoned)) {
+                                q->n_abandoned--;
+                                continue;
+                        }
+                        ret_done[got++] = (struct vhk_blk_done){ q->cookies[slot], result_of(q->status[slot]), done[i].len };
+                }
+                if (k < (int)REAP_AT_ONCE)
+                        break;
+        }
+        return (int)got;
+}
+
+/* For a caller that waits for our descriptor: it stays readable until a reap finds the ring empty and armed. */
+static int reap_and_arm(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n) {
+        int fd = vhk_drvq_get_fd(q->ring), got = 0, k;
+        bool drained = false;
+
+        for (;;) {
+                k = reap_ready(q, ret_done + got, n - (unsigned)got);
+                if (k < 0)
+                        return got ? got : k;
+                got += k;
+                if ((unsigned)got == n)
+                        break;
+                vhk_drain_fd(fd);
+                drained = true;
+                if (!vhk_drvq_arm(q->ring))
+                        return got ? got : vhk_blk_look_after(q->b);
+        }
+        if (drained)
+                vhk_notify_fd(fd);      /* there may be more */
+        return got;
+}
+
+static uint64_t now_ns(void) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int wait_polling(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, uint64_t deadline) {
+        for (unsigned spins = 1;; spins++) {
+                int k = reap_ready(q, ret_done, n);
+                if (k != 0)
+                        return k;
+                vhk_cpu_relax();
+                if (spins % SPINS_PER_CLOCK == 0 && now_ns() >= deadline)
+                        return 0;
+                if (spins % IDLE_LOOKS == 0 && vhk_blk_look_after(q->b) < 0)
+                        return reap_ready(q, ret_done, n) ?: -EPIPE;
+        }
+}
+
+static int wait_sleeping(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, uint64_t deadline) {
+        struct pollfd p[2] = { { .fd = vhk_drvq_get_fd(q->ring), .events = POLLIN }, { .fd = vhk_frontend_get_fd(q->b->f), .events = POLLIN } };
+
+        for (;;) {
+                bool more = vhk_drvq_arm(q->ring);
+                int k = more ? reap_ready(q, ret_done, n) : 0;
+                if (k != 0)
+                        return k;
+                uint64_t now = now_ns();
+                if (now >= deadline)
+                        return 0;
+                uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)INT32_MAX);
+                if (poll(p, 2, more ? 0 : (int)ms) < 0 && errno != EINTR)
+                        return vhk_errno();
+                if (p[0].revents)
+                        vhk_drain_fd(p[0].fd);
+                k = p[1].revents ? vhk_blk_look_after(q->b) : 0;
+                int got = reap_ready(q, ret_done, n);
+                if (got != 0 || k < 0)
+                        return got ? got : k;
+                p[0].revents = p[1].revents = 0;
+        }
+}
+
+static int check_idle(struct vhk_blk_queue *q) {
+        if (vhk_likely(++q->idle < IDLE_LOOKS))
+                return vhk_likely(!vhk_load_relaxed(&q->b->gone)) ? 0 : -EPIPE;
+        q->idle = 0;
+        return vhk_blk_look_after(q->b);
+}
+
+VHK_API VHK_HOT int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
+        int k = vhk_unlikely(q->wants_fd) ? reap_and_arm(q, ret_done, n) : reap_ready(q, ret_done, n);
+
+        if (vhk_likely(k != 0)) {
+                q->idle = 0;
+                return k;
+        }
+        k = check_idle(q);
+        if (k < 0 || timeout_ms == 0 || n == 0 || q->n_free == q->num)
+                return k;
+        uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : now_ns() + (uint64_t)timeout_ms * 1000000;
+        return q->polling ? wait_polling(q, ret_done, n, deadline) : wait_sleeping(q, ret_done, n, deadline);
+}
+
+/* ---- the rest ---- */
+
+VHK_API int vhk_blk_get_queue(struct vhk_blk *b, unsigned i, struct vhk_blk_queue **ret_q) {
+        if (i >= b->n_queues)
+                return -EINVAL;
+        *ret_q = &b->queues[i];
+        return 0;
+}
+
+VHK_API int vhk_blk_queue_get_fd(struct vhk_blk_queue *q) {
+        if (q->polling)
+                return -1;
+        if (!q->wants_fd) {
+                q->wants_fd = true;
+                if (vhk_drvq_arm(q->ring))
+                        vhk_notify_fd(vhk_drvq_get_fd(q->ring));
+        }
+        return q->epoll_fd;
+}
+
+void vhk_blk_abandon(struct vhk_blk_queue *q) {
+        for (unsigned slot = 0; slot < q->num; slot++)
+                q->cookies[slot] = &abandoned;          /* of free slots too: they get another when they are used */
+        q->n_abandoned = q->num - q->n_free;
+}
+
+int vhk_blk_idle(struct vhk_blk_queue *q) {
+        struct vhk_blk_done unused[1];
+
+        if (q->n_abandoned && q->n_abandoned == q->num - q->n_free)
+                reap_ready(q, unused, 1);       /* nothing but abandoned ones is there */
+        return q->n_free == q->num ? 0 : -EBUSY;
+}

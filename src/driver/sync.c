@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Synchronous calls on queue 0: any size, from any memory. A call is cut into requests that the disk takes, of which a
+ * few are in flight at a time; memory that is not lent is copied through bounce buffers meanwhile. One thread.
+ *
+ * The first error ends a call when what is in flight has come back. Past the time limit the caller gets -ETIMEDOUT, and
+ * the queue stays busy until the device gives the abandoned requests back.
+ */
+#include "driver/blk.h"
+
+#include <limits.h>
+
+struct transfer {
+        struct vhk_blk *b;
+        struct vhk_blk_queue *q;
+        enum vhk_blk_op op;
+        uint8_t *buf;
+        uint64_t n, off, next, step;    /* next: bytes submitted */
+        bool bounce;
+        int error;
+        /* requests in flight, by lane */
+        unsigned n_in_flight;
+        bool busy[VHK_BLK_DEPTH];
+        uint64_t at[VHK_BLK_DEPTH], len[VHK_BLK_DEPTH];
+};
+
+static int wait_ms(const struct vhk_blk *b) {
+        return (int)VHK_MIN((b->limit_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
+}
+
+/* A lane's next piece as a request. */
+static struct vhk_blk_io prepare(struct transfer *t, unsigned lane) {
+        struct iovec *iov = t->b->iov + (size_t)lane * t->b->max_segments;
+        uint64_t len = VHK_MIN(t->step, t->n - t->next);
+        uint8_t *p = t->bounce ? t->b->bounce + (size_t)lane * VHK_BLK_BOUNCE : t->buf + t->next;
+        unsigned n = 0;
+
+        t->at[lane] = t->next;
+        t->len[lane] = len;
+        if (t->bounce && t->op == VHK_BLK_WRITE)
+                memcpy(p, t->buf + t->next, len);
+        for (uint64_t done = 0; done < len; done += iov[n++].iov_len)
+                iov[n] = (struct iovec){ p + done, VHK_MIN(len - done, (uint64_t)t->b->max_segment) };
+        return (struct vhk_blk_io){ .op = t->op, .off = t->off + t->next, .iov = iov, .n_iov = n, .cookie = &t->busy[lane] };
+}
+
+static void submit_some(struct transfer *t) {
+        for (unsigned lane = 0; lane < VHK_BLK_DEPTH && t->next < t->n && !t->error; lane++) {
+                if (t->busy[lane])
+                        continue;
+                struct vhk_blk_io io = prepare(t, lane);
+                int k = vhk_blk_submit(t->q, &io, 1);
+                if (k == 0 && t->n_in_flight)
+                        return;                 /* the ring is full */
+                if (k <= 0) {
+                        t->error = k < 0 ? k : -EIO;
+                        return;
+                }
+                t->busy[lane] = true;
+                t->n_in_flight++;
+                t->next += t->len[lane];
+        }
+}
+
+static int reap_some(struct transfer *t) {
+        struct vhk_blk_done done[VHK_BLK_DEPTH];
+
+        int k = vhk_blk_reap(t->q, done, VHK_BLK_DEPTH, wait_ms(t->b));
+        if (k <= 0)
+                return k < 0 ? k : -ETIMEDOUT;
+        for (int i = 0; i < k; i++) {
+                unsigned lane = (unsigned)((bool *)done[i].cookie - t->busy);
+                t->busy[lane] = false;
+                t->n_in_flight--;
+                if (done[i].result < 0 && !t->error)
+                        t->error = done[i].result;
+                if (done[i].result == 0 && t->bounce && t->op == VHK_BLK_READ)
+                        memcpy(t->buf + t->at[lane], t->b->bounce + (size_t)lane * VHK_BLK_BOUNCE, t->len[lane]);
+        }
+        return 0;
+}
+
+static int run(struct transfer *t) {
+        do {
+                submit_some(t);
+                int k = t->n_in_flight ? reap_some(t) : 0;
+                if (k < 0) {
+                        vhk_blk_abandon(t->q);
+                        return k;
+                }
+        } while (t->n_in_flight || (t->next < t->n && !t->error));
+        return t->error;
+}
+
+static ssize_t transfer(struct vhk_blk *b, enum vhk_blk_op op, void *buf, size_t n, uint64_t off) {
+        struct transfer t = { .b = b, .q = &b->queues[0], .op = op, .buf = buf, .n = n, .off = off };
+
+        if (op == VHK_BLK_WRITE && b->read_only)
+                return -EROFS;
+        if (((n | off) & (b->block_size - 1)) || n > SSIZE_MAX)
+                return -EINVAL;
+        vhk_blk_look_after(b);
+        if (!vhk_range_within(off, n, vhk_load_relaxed(&b->capacity)))
+                return -ENXIO;
+        int k = vhk_blk_idle(t.q);
+        if (k < 0 || n == 0)
+                return k;
+        t.bounce = !vhk_blk_is_lent(b, buf, n);
+        t.step = t.bounce ? VHK_MIN(b->max_request, (uint64_t)VHK_BLK_BOUNCE) & ~(uint64_t)(b->block_size - 1) : b->max_request;
+        k = t.step ? run(&t) : -EINVAL;
+        return k < 0 ? k : (ssize_t)n;
+}
+
+VHK_API ssize_t vhk_blk_pread(struct vhk_blk *b, void *buf, size_t n, uint64_t off) {
+        return transfer(b, VHK_BLK_READ, buf, n, off);
+}
+
+VHK_API ssize_t vhk_blk_pwrite(struct vhk_blk *b, const void *buf, size_t n, uint64_t off) {
+        return transfer(b, VHK_BLK_WRITE, (void *)buf, n, off);
+}
+
+/* One request, to its end. */
+static int one(struct vhk_blk *b, const struct vhk_blk_io *io) {
+        struct vhk_blk_queue *q = &b->queues[0];
+        struct vhk_blk_done done;
+
+        int k = vhk_blk_idle(q);
+        if (k < 0)
+                return k;
+        k = vhk_blk_submit(q, io, 1);
+        if (k < 0)
+                return k;
+        k = vhk_blk_reap(q, &done, 1, wait_ms(b));
+        if (k == 1)
+                return done.result;
+        vhk_blk_abandon(q);
+        return k < 0 ? k : -ETIMEDOUT;
+}
+
+VHK_API int vhk_blk_flush(struct vhk_blk *b) {
+        return one(b, &(struct vhk_blk_io){ .op = VHK_BLK_FLUSH });
+}
+
+/* DISCARD and WRITE_ZEROES, in pieces as large as the disk takes. */
+static int ranges(struct vhk_blk *b, enum vhk_blk_op op, uint64_t off, uint64_t len, uint32_t flags) {
+        uint64_t most = op == VHK_BLK_DISCARD ? b->max_discard : b->max_zeroes;
+
+        vhk_blk_look_after(b);
+        if (!vhk_blk_has(b, op == VHK_BLK_DISCARD ? VHK_BLK_F_DISCARD : VHK_BLK_F_WRITE_ZEROES) || !most)
+                return -EOPNOTSUPP;
+        if (b->read_only)
+                return -EROFS;
+        if ((off | len) & (b->block_size - 1))
+                return -EINVAL;
+        if (!vhk_range_within(off, len, vhk_load_relaxed(&b->capacity)))
+                return -ENXIO;
+        for (uint64_t n; len; off += n, len -= n) {
+                n = VHK_MIN(len, most);
+                int k = one(b, &(struct vhk_blk_io){ .op = op, .off = off, .len = n, .flags = flags });
+                if (k < 0)
+                        return k;
+        }
+        return 0;
+}
+
+VHK_API int vhk_blk_discard(struct vhk_blk *b, uint64_t off, uint64_t len) {
+        return ranges(b, VHK_BLK_DISCARD, off, len, 0);
+}
+
+VHK_API int vhk_blk_write_zeroes(struct vhk_blk *b, uint64_t off, uint64_t len, int may_unmap) {
+        return ranges(b, VHK_BLK_WRITE_ZEROES, off, len, may_unmap ? VHK_BLK_IO_UNMAP : 0);
+}
+
+VHK_API int vhk_blk_get_id(struct vhk_blk *b, char ret_id[21]) {
+        struct iovec iov = { b->bounce, 20 };   /* queue 0 is idle, or one() says so */
+
+        int k = vhk_blk_idle(&b->queues[0]);
+        if (k < 0)
+                return k;
+        memset(b->bounce, 0, 20);
+        k = one(b, &(struct vhk_blk_io){ .op = VHK_BLK_GET_ID, .iov = &iov, .n_iov = 1 });
+        if (k < 0)
+                return k;
+        size_t n = strnlen((char *)b->bounce, 20);      /* what some devices leave behind the end is not ours to show */
+        memset(ret_id, 0, 21);
+        memcpy(ret_id, b->bounce, n);
+        return 0;
+}

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * How a vhost-user front-end talks: one request at a time, its answer awaited with a time limit, the back-end's own
+ * requests served meanwhile (a back-end may insist on that before it answers). What the table of messages says about
+ * payloads, gates and answers is not repeated here.
+ *
+ * A refusal leaves the connection alone. A late, wrong or missing answer cannot be told from the answer to
+ * the next request, so it ends the connection. Source: vhost-user.rst, "Communication", "REPLY_ACK".
+ */
+#include <poll.h>
+#include <time.h>
+
+#include "frontend/vhost_user.h"
+
+#define SERVE_AT_ONCE 64        /* requests of the back-end before we look at our own business again */
+
+static uint64_t now_ns(void) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void trace(struct vhk_vhost_user *u, const char *arrow, enum vhk_dir dir, const struct vhk_hdr *h, const void *payload, unsigned n_fds) {
+        char text[400];
+
+        if (!u->f.trace.fn)
+                return;
+        vhk_wire_print(dir, h, payload, n_fds, text, sizeof(text));
+        vhk_log(&u->f.trace, VHK_LOG_DEBUG, "%s %s", arrow, text);
+}
+
+/* ---- ends ---- */
+
+static int lost(struct vhk_vhost_user *u, int k, const char *what) {
+        if (k == VHK_CONN_EOF && !u->answered)
+                return vhk_frontend_end(&u->f, -EPROTO, "frontend.not-vhost-user",
+                                        "%s closed the connection instead of answering %s: not a vhost-user back-end, or one that serves somebody else",
+                                        u->name, what);
+        if (k == VHK_CONN_EOF)
+                return vhk_frontend_end(&u->f, -EPIPE, "frontend.gone", "the back-end on %s closed the connection (%s)", u->name, what);
+        if (k == VHK_CONN_CUT)
+                return vhk_frontend_end(&u->f, u->answered ? -EPIPE : -EPROTO, "frontend.gone",
+                                        "the back-end on %s closed the connection in the middle of a message (%s)", u->name, what);
+        return vhk_frontend_end(&u->f, k, "frontend.socket", "the connection to %s failed (%s): %s", u->name, what, strerror(-k));
+}
+
+static int wrong(struct vhk_vhost_user *u, enum vhk_rule rule, const char *what, const struct vhk_hdr *h) {
+        return vhk_frontend_end(&u->f, -EPROTO, vhk_rule_id(rule),
+                                "%s %s: %s; instead of an answer to %s came number %u, flags 0x%x, size %u", u->name,
+                                u->answered ? "broke the protocol" : "is not a vhost-user back-end", vhk_rule_text(rule), what,
+                                h->request, h->flags, h->size);
+}
+
+static int silent(struct vhk_vhost_user *u, const char *what) {
+        if (!u->answered)
+                return vhk_frontend_end(&u->f, -ETIMEDOUT, "frontend.busy",
+                                        "%s accepts connections but does not answer: most likely it is busy with another front-end", u->name);
+        return vhk_frontend_end(&u->f, -ETIMEDOUT, "frontend.time-limit", "the back-end on %s did not answer %s within %.3g s", u->name, what,
+                                (double)u->f.options.limit_ns / 1e9);
+}
+
+/* ---- the back-end's channel ---- */
+
+static void close_channel(struct vhk_vhost_user *u) {
+        vhk_conn_done(&u->channel);             /* leaves the epoll set with its descriptor */
+        u->channel.fd = -1;
+}
+
+static int answer(struct vhk_vhost_user *u, const struct vhk_hdr *request, uint64_t value) {
+        struct vhk_hdr h = { request->request, VHK_HDR_VERSION | VHK_HDR_REPLY, sizeof(value) };
+
+        trace(u, "~>", VHK_FROM_BACKEND, &h, &value, 0);
+        int k = vhk_conn_send(&u->channel, &h, &value, NULL, 0);
+        if (k == -EPIPE) {
+                close_channel(u);
+                return 0;
+        }
+        return k < 0 ? lost(u, k, "an answer on its channel") : 0;
+}
+
+static int handle(struct vhk_vhost_user *u) {
+        struct vhk_decoder *d = &u->channel.in;
+        struct vhk_hdr h = vhk_decoder_header(d);
+        unsigned n_fds = d->surplus_fds ? VHK_MAX_FDS + 1 : d->n_fds;
+        const struct vhk_row *row = NULL;
+
+        trace(u, "<~", VHK_FROM_BACKEND, &h, d->payload, n_fds);
+        enum vhk_rule rule = vhk_wire_check(&u->state, VHK_FROM_BACKEND, &h, d->payload, n_fds, &row);
+        if (rule != VHK_RULE_OK && vhk_rule_is_fatal(rule))
+                return vhk_frontend_end(&u->f, -EPROTO, vhk_rule_id(rule), "the back-end on %s broke the protocol on its channel: %s", u->name, vhk_rule_text(rule));
+        bool done = rule == VHK_RULE_OK && row->id == VHK_BE_CONFIG_CHANGE_MSG;
+        if (done)
+                u->f.config_changed = true;
+        else
+                vhk_log(&u->f.log, VHK_LOG_WARNING, "request %u of the back-end on %s is refused: %s", h.request, u->name,
+                        rule ? vhk_rule_text(rule) : "it was not negotiated");
+        bool asks = row ? vhk_wire_answer(&u->state, row, &h) != VHK_ANSWER_NONE
+                        : (h.flags & VHK_HDR_NEED_REPLY) && vhk_vu_has(u, VHK_PF_REPLY_ACK);
+        return asks ? answer(u, &h, done ? 0 : 1) : 0;
+}
+
+int vhk_vu_serve(struct vhk_vhost_user *u) {
+        int n = 0;
+
+        while (u->channel.fd >= 0 && n < SERVE_AT_ONCE) {
+                if (vhk_conn_wants_out(&u->channel) && vhk_conn_flush(&u->channel) < 0) {
+                        close_channel(u);
+                        break;
+                }
+                int k = vhk_conn_receive(&u->channel);
+                if (k == VHK_CONN_AGAIN)
+                        break;
+                if (k == VHK_CONN_HEADER) {
+                        struct vhk_hdr h = vhk_decoder_header(&u->channel.in);
+                        enum vhk_rule rule = vhk_wire_check_header(&u->state, VHK_FROM_BACKEND, &h);
+                        if (rule != VHK_RULE_OK && vhk_rule_is_fatal(rule))
+                                return vhk_frontend_end(&u->f, -EPROTO, vhk_rule_id(rule),
+                                                        "the back-end on %s broke the protocol on its channel: %s", u->name, vhk_rule_text(rule));
+                        continue;
+                }
+                if (k != VHK_CONN_MESSAGE) {
+                        vhk_log(&u->f.log, VHK_LOG_INFO, "the back-end on %s closed its channel", u->name);
+                        close_channel(u);
+                        break;
+                }
+                k = handle(u);
+                if (k < 0)
+                        return k;
+                if (u->channel.fd >= 0)
+                        vhk_decoder_next(&u->channel.in);
+                n++;
+        }
+        return n;
+}
+
+/* ---- requests ---- */
+
+/* What is wrong with a header already: so that nobody waits for 1.3 GB of payload that a web server announces. */
+static enum vhk_rule check_reply_header(const struct vhk_hdr *request, const struct vhk_hdr *h) {
+        if (h->request != request->request)
+                return VHK_RULE_REPLY_ID;
+        if (h->flags != (VHK_HDR_VERSION | VHK_HDR_REPLY))
+                return VHK_RULE_REPLY_FLAGS;
+        return h->size > VHK_MAX_PAYLOAD ? VHK_RULE_OVERSIZE : VHK_RULE_OK;
+}
+
+/* 1: the answer is there, complete and right, in u->conn.in; 0: not yet. */
+static int receive(struct vhk_vhost_user *u, const struct vhk_row *row, const struct vhk_hdr *request) {
+        struct vhk_decoder *d = &u->conn.in;
+
+        for (;;) {
+                int k = vhk_conn_receive(&u->conn);
+                if (k == VHK_CONN_AGAIN)
+                        return 0;
+                if (k != VHK_CONN_HEADER && k != VHK_CONN_MESSAGE)
+                        return lost(u, k, row->name);
+                struct vhk_hdr h = vhk_decoder_header(d);
+                enum vhk_rule rule = check_reply_header(request, &h);
+                if (rule == VHK_RULE_OK && k == VHK_CONN_MESSAGE)
+                        rule = vhk_wire_check_reply(&u->state, VHK_FROM_FRONTEND, request, &h, d->payload,
+                                                    d->surplus_fds ? VHK_MAX_FDS + 1 : d->n_fds);
+                if (rule != VHK_RULE_OK)
+                        return wrong(u, rule, row->name, &h);
+                if (k == VHK_CONN_MESSAGE) {
+                        trace(u, "<-", VHK_FROM_FRONTEND, &h, d->payload, d->n_fds);
+                        u->answered = true;
+                        return 1;
+                }
+        }
+}
+
+static int wait_for_io(struct vhk_vhost_user *u, bool answer_due, uint64_t deadline) {
+        uint64_t now = now_ns();
+        struct pollfd p[2] = {
+                { .fd = u->conn.fd, .events = (short)((answer_due ? POLLIN : 0) | (vhk_conn_wants_out(&u->conn) ? POLLOUT : 0)) },
+                { .fd = u->channel.fd, .events = (short)(POLLIN | (vhk_conn_wants_out(&u->channel) ? POLLOUT : 0)) },
+        };
+
+        if (now >= deadline)
+                return -ETIMEDOUT;
+        uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)3600000);
+        if (poll(p, 2, (int)ms) < 0 && errno != EINTR)
+                return vhk_errno();
+        return 0;
+}
+
+/* Sends what waits, and awaits the answer if one is due. */
+static int finish(struct vhk_vhost_user *u, const struct vhk_row *row, const struct vhk_hdr *h, bool answer_due) {
+        uint64_t now = now_ns(), deadline;
+
+        if (vhk_add_overflows(now, u->f.options.limit_ns, &deadline))
+                deadline = UINT64_MAX;
+        for (;;) {
+                int k = vhk_conn_flush(&u->conn);
+                if (k < 0)
+                        return lost(u, k, row->name);
+                if (k == 1 && !answer_due)
+                        return 0;
+                k = answer_due ? receive(u, row, h) : 0;
+                if (k != 0)
+                        return k < 0 ? k : 0;
+                k = vhk_vu_serve(u);
+                if (k < 0)
+                        return k;
+                k = wait_for_io(u, answer_due, deadline);
+                if (k < 0)
+                        return k == -ETIMEDOUT ? silent(u, row->name) : lost(u, k, row->name);
+        }
+}
+
+int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk_p_any *ret_reply, uint32_t *ret_size) {
+        struct vhk_hdr h = { c->id, VHK_HDR_VERSION, c->size };
+        const struct vhk_row *row = vhk_wire_row(VHK_FROM_FRONTEND, c->id, u->state.phase);
+        struct vhk_decoder *d = &u->conn.in;
+        uint64_t value;
+
+        if (row && row->reply_rule == VHK_REPLY_ASKED && vhk_vu_has(u, VHK_PF_REPLY_ACK))
+                h.flags |= VHK_HDR_NEED_REPLY;
+        enum vhk_rule rule = vhk_wire_check(&u->state, VHK_FROM_FRONTEND, &h, c->payload, c->n_fds, &row);
+        if (rule != VHK_RULE_OK)
+                return vhk_frontend_fail(&u->f, rule == VHK_RULE_GATE || rule == VHK_RULE_GATE_FORBIDDEN ? -EOPNOTSUPP : -EINVAL, vhk_rule_id(rule),
+                                         "%s is not sent: %s", row ? row->name : "a message", vhk_rule_text(rule));
+        trace(u, "->", VHK_FROM_FRONTEND, &h, c->payload, c->n_fds);
+        int k = vhk_conn_send(&u->conn, &h, c->payload, c->fds, c->n_fds);
+        if (k < 0)
+                return lost(u, k == -EPIPE ? VHK_CONN_EOF : k, row->name);
+        enum vhk_answer due = vhk_wire_answer(&u->state, row, &h);
+        k = finish(u, row, &h, due != VHK_ANSWER_NONE);
+        if (k < 0 || due == VHK_ANSWER_NONE)
+                return k;
+        uint32_t size = vhk_decoder_header(d).size;
+        if (due == VHK_ANSWER_ACK) {
+                memcpy(&value, d->payload, sizeof(value));
+                if (value)
+                        k = vhk_frontend_fail(&u->f, -EREMOTEIO, "frontend.refused", "the back-end on %s refused %s (its answer: %llu)", u->name, row->name,
+                                              (unsigned long long)value);
+        } else if (ret_reply) {
+                memcpy(ret_reply, d->payload, size);
+                if (ret_size)
+                        *ret_size = size;
+        }
+        vhk_decoder_next(d);
+        return k;
+}
+
+int vhk_vu_call_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t value) {
+        struct vhk_p_u64 p = { .value = value };
+
+        return vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p) }, NULL, NULL);
+}
+
+int vhk_vu_call_state(struct vhk_vhost_user *u, enum vhk_msg_id id, uint32_t index, uint32_t num) {
+        struct vhk_p_vring_state p = { .index = index, .num = num };
+
+        return vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p) }, NULL, NULL);
+}
+
+int vhk_vu_get_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t *ret_value) {
+        union vhk_p_any reply;
+
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = id }, &reply, NULL);
+        if (k < 0)
+                return k;
+        *ret_value = reply.u64.value;
+        return 0;
+}
+
+int vhk_vu_settle(struct vhk_vhost_user *u) {
+        uint64_t unused;
+
+        return vhk_vu_has(u, VHK_PF_REPLY_ACK) ? 0 : vhk_vu_get_u64(u, VHK_FE_GET_FEATURES, &unused);
+}
+
+int vhk_vu_listen_for_end(struct vhk_vhost_user *u) {
+        int k = vhk_conn_receive(&u->conn);
+
+        if (k == VHK_CONN_AGAIN)
+                return 0;
+        if (k != VHK_CONN_HEADER && k != VHK_CONN_MESSAGE)
+                return lost(u, k, "nothing was asked");
+        struct vhk_hdr h = vhk_decoder_header(&u->conn.in);
+        return wrong(u, VHK_RULE_REPLY_UNEXPECTED, "nothing", &h);
+}

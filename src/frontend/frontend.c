@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The public calls of a front-end: check, hand over to the carrier, tell the events. One thread at a time.
+ *
+ * Every call is bracketed by enter() and leave(). Callbacks (events, log, trace) run in between, so whatever they call
+ * here finds the object busy. Events are told when the carrier is done, in the order: configuration changed, gone.
+ */
+#include "frontend/frontend.h"
+
+static const struct vhk_frontend_carrier carriers[] = {
+        { "vhost-user:", vhk_vhost_user_open },         /* first: also for a bare path or a descriptor */
+};
+
+/* ---- the story ---- */
+
+int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) {
+        va_list ap;
+
+        va_start(ap, format);
+        vhk_error_vset(&f->error, code, rule, format, ap);
+        va_end(ap);
+        return code;
+}
+
+int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) {
+        va_list ap;
+
+        if (!f->end.code) {
+                va_start(ap, format);
+                vhk_error_vset(&f->end, code, rule, format, ap);
+                va_end(ap);
+                vhk_log(&f->log, VHK_LOG_WARNING, "the connection has ended: %s", f->end.text);
+        }
+        f->error = f->end;
+        f->error.code = code;
+        return code;
+}
+
+static int enter(struct vhk_frontend *f) {
+        if (f->busy)
+                return -EDEADLK;
+        if (f->end.code) {
+                f->error = f->end;
+                f->error.code = -EPIPE;
+                return -EPIPE;
+        }
+        f->busy = true;
+        return 0;
+}
+
+static int leave(struct vhk_frontend *f, int k) {
+        if (f->config_changed && !f->end.code && f->options.on_event)
+                f->options.on_event(f->options.event_arg, VHK_FRONTEND_CONFIG_CHANGED, NULL);
+        f->config_changed = false;
+        if (f->end.code && !f->end_told) {
+                f->end_told = true;
+                if (f->options.on_event)
+                        f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
+        }
+        f->busy = false;
+        return k;
+}
+
+/* The answer to a call that this carrier or back-end has no means for. */
+static int lacks(struct vhk_frontend *f, uint32_t capability, const char *what) {
+        if (!capability || (f->info.capabilities & capability))
+                return 0;
+        return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.capability", "the back-end has no %s", what);
+}
+
+#define CALL(f, capability, what, call)                         \
+        do {                                                    \
+                int k_ = enter(f);                              \
+                if (k_ < 0)                                     \
+                        return k_;                              \
+                k_ = lacks(f, capability, what);                \
+                return leave(f, k_ < 0 ? k_ : (call));          \
+        } while (0)
+#define ALWAYS 0u
+
+/* ---- the calls ---- */
+
+static const struct vhk_frontend_carrier *carrier_of(const char *spec) {
+        for (size_t i = 0; spec && i < VHK_N(carriers); i++)
+                if (!strncmp(spec, carriers[i].prefix, strlen(carriers[i].prefix)))
+                        return &carriers[i];
+        return &carriers[0];
+}
+
+VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
+        struct vhk_frontend_options own = { .size = sizeof(own) };
+
+        if (o && o->size < offsetof(struct vhk_frontend_options, trace_arg) + sizeof(own.trace_arg))
+                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_options: size is not set");
+        if (o)
+                memcpy(&own, o, sizeof(own));
+        if (!own.limit_ns)
+                own.limit_ns = 30000000000ull;
+        if (!own.has_fd == !spec)
+                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "either an endpoint or an inherited descriptor is needed");
+        return carrier_of(spec)->open(spec, &own, ret_f, ret_e);
+}
+
+VHK_API struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f) {
+        if (!f)
+                return NULL;
+        if (f->busy)
+                return f;               /* from inside a callback: refused */
+        f->busy = true;
+        f->options.on_event = NULL;
+        f->ops->close(f);
+        return NULL;
+}
+
+VHK_API int vhk_frontend_get_info(struct vhk_frontend *f, struct vhk_frontend_info *ret_i) {
+        size_t size = ret_i->size;
+
+        if (size < sizeof(size) || size > sizeof(f->info))
+                return -EINVAL;
+        memcpy(ret_i, &f->info, size);
+        ret_i->size = size;
+        return 0;
+}
+
+VHK_API const struct vhk_error *vhk_frontend_get_error(struct vhk_frontend *f) {
+        return &f->error;
+}
+
+VHK_API int vhk_frontend_set_features(struct vhk_frontend *f, uint64_t features) {
+        CALL(f, ALWAYS, "", f->ops->set_features(f, features));
+}
+
+VHK_API int vhk_frontend_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
+        CALL(f, ALWAYS, "", f->ops->set_memory(f, m));
+}
+
+VHK_API int vhk_frontend_get_config(struct vhk_frontend *f, uint32_t off, void *ret_buf, uint32_t n) {
+        CALL(f, VHK_CAP_CONFIG, "configuration space", f->ops->get_config(f, off, ret_buf, n));
+}
+
+VHK_API int vhk_frontend_set_config(struct vhk_frontend *f, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
+        CALL(f, VHK_CAP_CONFIG, "configuration space", f->ops->set_config(f, off, buf, n, from));
+}
+
+VHK_API int vhk_frontend_get_status(struct vhk_frontend *f, uint8_t *ret_status) {
+        CALL(f, VHK_CAP_STATUS, "device status", f->ops->get_status(f, ret_status));
+}
+
+VHK_API int vhk_frontend_set_status(struct vhk_frontend *f, uint8_t status) {
+        CALL(f, VHK_CAP_STATUS, "device status", f->ops->set_status(f, status));
+}
+
+VHK_API int vhk_frontend_reset(struct vhk_frontend *f) {
+        CALL(f, VHK_CAP_RESET, "device reset", f->ops->reset(f));
+}
+
+VHK_API int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
+        CALL(f, ALWAYS, "", f->ops->start_queue(f, i, s));
+}
+
+VHK_API int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {
+        CALL(f, ALWAYS, "", f->ops->stop_queue(f, i, ret_base));
+}
+
+VHK_API int vhk_frontend_enable_queue(struct vhk_frontend *f, unsigned i, int on) {
+        CALL(f, VHK_CAP_ENABLE, "way to enable and disable rings", f->ops->enable_queue(f, i, on));
+}
+
+VHK_API int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd) {
+        CALL(f, ALWAYS, "", f->ops->set_call_fd(f, i, fd));
+}
+
+VHK_API int vhk_frontend_get_fd(struct vhk_frontend *f) {
+        return f->ops->get_fd(f);
+}
+
+VHK_API int vhk_frontend_dispatch(struct vhk_frontend *f) {
+        CALL(f, ALWAYS, "", f->ops->dispatch(f));
+}

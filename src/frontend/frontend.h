@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The front-end's one interface and its carriers. frontend.c owns what all carriers share: one call at a time
+ * (-EDEADLK from inside callbacks), capabilities, the story of the last failure, the end of the connection told once,
+ * events put off until the call is over. A carrier implements struct vhk_frontend_ops and is a row of carriers[].
+ */
+#pragma once
+
+#include <vhostkit/frontend.h>
+
+#include "base/base.h"
+#include "base/error.h"
+#include "base/log.h"
+
+struct vhk_frontend_ops {
+        int (*set_features)(struct vhk_frontend *f, uint64_t features);
+        int (*set_memory)(struct vhk_frontend *f, struct vhk_memory *m);
+        int (*get_config)(struct vhk_frontend *f, uint32_t off, void *ret_buf, uint32_t n);
+        int (*set_config)(struct vhk_frontend *f, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from);
+        int (*get_status)(struct vhk_frontend *f, uint8_t *ret_status);
+        int (*set_status)(struct vhk_frontend *f, uint8_t status);
+        int (*reset)(struct vhk_frontend *f);
+        int (*start_queue)(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s);
+        int (*stop_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
+        int (*enable_queue)(struct vhk_frontend *f, unsigned i, int on);
+        int (*set_call_fd)(struct vhk_frontend *f, unsigned i, int fd);
+        int (*get_fd)(struct vhk_frontend *f);
+        int (*dispatch)(struct vhk_frontend *f);
+        void (*close)(struct vhk_frontend *f);          /* frees @f too */
+};
+
+/* The part that all carriers share; the first member of a carrier's own struct. */
+struct vhk_frontend {
+        const struct vhk_frontend_ops *ops;
+        struct vhk_frontend_options options;            /* limits resolved */
+        struct vhk_frontend_info info;
+        struct vhk_error error;                         /* of the last call that failed */
+        struct vhk_error end;                           /* why the connection ended; code 0: it lives */
+        struct vhk_log log, trace;
+        bool busy;                                      /* a call runs: callbacks get -EDEADLK */
+        bool end_told, config_changed;                  /* events: told, to be told */
+};
+
+struct vhk_frontend_carrier {
+        const char *prefix;
+        int (*open)(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+};
+int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+
+/* A call fails, the connection lives: keeps the story, returns @code. */
+int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
+/* The connection has ended: keeps the story for this call and all later ones, returns @code. The first end counts. */
+int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The vhost-user carrier: finding the back-end, negotiation, features, configuration, status, rings. One thread.
+ *
+ * Protocol features are taken from TAKEN alone. INBAND_NOTIFICATIONS and XEN_MMAP are never among them: old front-ends
+ * accept them blindly and break (bits 14 and 17). A ring starts with SET_VRING_KICK; as older back-ends wait for the
+ * first kick, one is injected. Ring addresses come as guest addresses and go as user addresses.
+ * Source: vhost-user.rst, "Starting and stopping rings", "Multiple queue support", "Front-end message types".
+ */
+#include "frontend/vhost_user.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+
+#define TAKEN                                                                                                           \
+        (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_CONFIG) |       \
+         VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
+/* Bits that are between front-end and back-end, or that need what this carrier lacks (an IOTLB). */
+#define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_ACCESS_PLATFORM))
+#define MAX_QUEUES 256u                 /* one byte in SET_VRING_KICK */
+#define LISTEN_NS 30000000000ull
+
+static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
+        return vhk_container_of(f, struct vhk_vhost_user, f);
+}
+
+/* ---- features, configuration, status ---- */
+
+static int set_features(struct vhk_frontend *f, uint64_t features) {
+        struct vhk_vhost_user *u = vu_of(f);
+        uint64_t all = features | (u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES));
+
+        if (features & ~f->info.features)
+                return vhk_frontend_fail(f, -EINVAL, "frontend.features", "features 0x%llx are not on offer",
+                                         (unsigned long long)(features & ~f->info.features));
+        int k = vhk_vu_call_u64(u, VHK_FE_SET_FEATURES, all);
+        if (k == 0)
+                k = vhk_vu_settle(u);
+        if (k < 0)
+                return k;
+        u->state.features = all;
+        f->info.acked = features;
+        return 0;
+}
+
+static int config_range(struct vhk_frontend *f, uint32_t off, uint32_t n) {
+        if (n == 0 || !vhk_range_within(off, n, VHK_MAX_CONFIG))
+                return vhk_frontend_fail(f, -EINVAL, "frontend.config-range", "configuration space ends at %u, bytes %u to %llu were asked for",
+                                         VHK_MAX_CONFIG, off, (unsigned long long)off + n);
+        return 0;
+}
+
+#define CONFIG_HEAD offsetof(struct vhk_p_config, data)
+
+static int get_config(struct vhk_frontend *f, uint32_t off, void *ret_buf, uint32_t n) {
+        struct vhk_vhost_user *u = vu_of(f);
+        struct vhk_p_config p = { .offset = off, .len = n };
+        union vhk_p_any reply;
+        uint32_t size;
+
+        int k = config_range(f, off, n);
+        if (k == 0)
+                k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_GET_CONFIG, .payload = &p, .size = (uint32_t)CONFIG_HEAD + n }, &reply, &size);
+        if (k < 0)
+                return k;
+        if (size < CONFIG_HEAD + n)
+                return vhk_frontend_fail(f, -EREMOTEIO, "frontend.refused", "the back-end on %s refused to show bytes %u to %u of the configuration", u->name,
+                                         off, off + n);
+        memcpy(ret_buf, reply.config.data, n);
+        return 0;
+}
+
+static int set_config(struct vhk_frontend *f, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
+        struct vhk_vhost_user *u = vu_of(f);
+        struct vhk_p_config p = { .offset = off, .len = n,
+                .flags = from == VHK_CONFIG_MIGRATION ? VHK_CONFIG_FLAG_MIGRATION : VHK_CONFIG_FLAG_GUEST };
+
+        int k = config_range(f, off, n);
+        if (k < 0)
+                return k;
+        memcpy(p.data, buf, n);
+        k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_CONFIG, .payload = &p, .size = (uint32_t)CONFIG_HEAD + n }, NULL, NULL);
+        return k < 0 ? k : vhk_vu_settle(u);
+}
+
+static int get_status(struct vhk_frontend *f, uint8_t *ret_status) {
+        uint64_t value;
+
+        int k = vhk_vu_get_u64(vu_of(f), VHK_FE_GET_STATUS, &value);
+        if (k == 0)
+                *ret_status = (uint8_t)value;
+        return k;
+}
+
+static int set_status(struct vhk_frontend *f, uint8_t status) {
+        int k = vhk_vu_call_u64(vu_of(f), VHK_FE_SET_STATUS, status);
+
+        return k < 0 ? k : vhk_vu_settle(vu_of(f));
+}
+
+static int reset(struct vhk_frontend *f) {
+        struct vhk_vhost_user *u = vu_of(f);
+
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_RESET_DEVICE }, NULL, NULL);
+        if (k == 0)
+                k = vhk_vu_settle(u);
+        if (k == 0)
+                memset(u->started, 0, sizeof(u->started));
+        return k;
+}
+
+/* ---- rings ---- */
+
+static int check_queue(struct vhk_vhost_user *u, unsigned i) {
+        if (i < u->state.n_queues)
+                return 0;
+        return vhk_frontend_fail(&u->f, -EINVAL, "frontend.queue", "the back-end on %s has %u rings, there is no ring %u", u->name, u->state.n_queues, i);
+}
+
+/* SET_VRING_KICK, _CALL, _ERR */
+static int call_fd(struct vhk_vhost_user *u, enum vhk_msg_id id, unsigned i, int fd) {
+        struct vhk_p_u64 p = { .value = i | (fd < 0 ? VHK_RING_NO_FD : 0) };
+
+        return vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = fd >= 0 }, NULL, NULL);
+}
+
+static uint32_t encode_base(uint64_t features, const struct vhk_ring_base *b) {
+        if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
+                return b->avail;
+        return (b->avail & 0x7fffu) | (uint32_t)!!b->avail_wrap << 15 | (b->used & 0x7fffu) << 16 | (uint32_t)!!b->used_wrap << 31;
+}
+
+static struct vhk_ring_base decode_base(uint64_t features, uint32_t num) {
+        if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
+                return (struct vhk_ring_base){ .avail = (uint16_t)num, .used = (uint16_t)num };
+        return (struct vhk_ring_base){ .avail = num & 0x7fff, .avail_wrap = num >> 15 & 1, .used = num >> 16 & 0x7fff, .used_wrap = num >> 31 };
+}
+
+/* Guest addresses of the three areas (virtio 1.3, 2.7 and 2.8) to user addresses. */
+static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, struct vhk_p_vring_addr *ret_addr) {
+        bool packed = u->state.features & VHK_BIT(VHK_F_RING_PACKED);
+        struct vhk_p_vring_addr a = { .index = i };
+        const struct { const char *what; uint64_t gpa, len; uint64_t *ret; } areas[] = {
+                { "descriptors", s->desc, 16ull * s->num, &a.desc },
+                { "driver area", s->driver, packed ? 4 : 6 + 2ull * s->num, &a.avail },
+                { "device area", s->device, packed ? 4 : 6 + 8ull * s->num, &a.used },
+        };
+
+        for (size_t j = 0; j < VHK_N(areas); j++) {
+                int k = vhk_vu_find(u, areas[j].gpa, areas[j].len, areas[j].ret);
+                if (k < 0)
+                        return vhk_frontend_fail(&u->f, k, "frontend.ring-memory", "ring %u: its %s, %llu bytes at guest address 0x%llx, are not in one lent region",
+                                                 i, areas[j].what, (unsigned long long)areas[j].len, (unsigned long long)areas[j].gpa);
+        }
+        *ret_addr = a;
+        return 0;
+}
+
+static int send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr) {
+        int k = vhk_vu_call_state(u, VHK_FE_SET_VRING_NUM, i, s->num);
+
+        if (k == 0)
+                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_BASE, i, encode_base(u->state.features, &s->base));
+        if (k == 0)
+                k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_VRING_ADDR, .payload = addr, .size = sizeof(*addr) }, NULL, NULL);
+        if (k == 0 && s->err_fd >= 0)
+                k = call_fd(u, VHK_FE_SET_VRING_ERR, i, s->err_fd);
+        if (k == 0)
+                k = call_fd(u, VHK_FE_SET_VRING_CALL, i, s->call_fd);
+        if (k == 0)
+                k = call_fd(u, VHK_FE_SET_VRING_KICK, i, s->kick_fd);
+        if (k < 0)
+                return k;
+        u->started[i] = true;
+        if (u->f.info.capabilities & VHK_CAP_ENABLE)
+                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, 1);
+        return k < 0 ? k : vhk_vu_settle(u);
+}
+
+static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
+        struct vhk_vhost_user *u = vu_of(f);
+        struct vhk_p_vring_addr addr;
+
+        int k = check_queue(u, i);
+        if (k < 0)
+                return k;
+        if (s->size < sizeof(*s))
+                return vhk_frontend_fail(f, -EINVAL, "frontend.options", "struct vhk_ring_setup: size is not set");
+        if (u->started[i])
+                return vhk_frontend_fail(f, -EBUSY, "frontend.queue", "ring %u runs already", i);
+        k = translate(u, i, s, &addr);
+        if (k == 0)
+                k = send_ring(u, i, s, &addr);
+        if (k == 0 && s->kick_fd >= 0)
+                vhk_notify_fd(s->kick_fd);
+        return k;
+}
+
+static int stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {
+        struct vhk_vhost_user *u = vu_of(f);
+        struct vhk_p_vring_state p = { .index = i };
+        union vhk_p_any reply;
+
+        int k = check_queue(u, i);
+        if (k == 0)
+                k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_GET_VRING_BASE, .payload = &p, .size = sizeof(p) }, &reply, NULL);
+        if (k < 0)
+                return k;
+        u->started[i] = false;
+        if (ret_base)
+                *ret_base = decode_base(u->state.features, reply.vring_state.num);
+        return 0;
+}
+
+static int enable_queue(struct vhk_frontend *f, unsigned i, int on) {
+        struct vhk_vhost_user *u = vu_of(f);
+
+        int k = check_queue(u, i);
+        if (k == 0)
+                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, !!on);
+        return k < 0 ? k : vhk_vu_settle(u);
+}
+
+static int set_call_fd(struct vhk_frontend *f, unsigned i, int fd) {
+        struct vhk_vhost_user *u = vu_of(f);
+
+        int k = check_queue(u, i);
+        if (k == 0)
+                k = call_fd(u, VHK_FE_SET_VRING_CALL, i, fd);
+        return k < 0 ? k : vhk_vu_settle(u);
+}
+
+/* ---- life ---- */
+
+static int get_fd(struct vhk_frontend *f) {
+        return vu_of(f)->epoll_fd;
+}
+
+static int dispatch(struct vhk_frontend *f) {
+        int n = vhk_vu_serve(vu_of(f));
+        int k = n < 0 ? n : vhk_vu_listen_for_end(vu_of(f));
+
+        return k < 0 ? k : n;
+}
+
+static void free_all(struct vhk_vhost_user *u) {
+        vhk_conn_done(&u->channel);
+        vhk_conn_done(&u->conn);
+        vhk_close(&u->epoll_fd);
+        free(u->lent);
+        free(u);
+}
+
+static void close_(struct vhk_frontend *f) {
+        struct vhk_vhost_user *u = vu_of(f);
+
+        for (unsigned i = 0; i < MAX_QUEUES && !f->end.code; i++)
+                if (u->started[i])
+                        stop_queue(f, i, NULL);
+        free_all(u);
+}
+
+static const struct vhk_frontend_ops ops = {
+        .set_features = set_features, .set_memory = vhk_vu_set_memory, .get_config = get_config, .set_config = set_config,
+        .get_status = get_status, .set_status = set_status, .reset = reset,
+        .start_queue = start_queue, .stop_queue = stop_queue, .enable_queue = enable_queue, .set_call_fd = set_call_fd,
+        .get_fd = get_fd, .dispatch = dispatch, .close = close_,
+};
+
+/* ---- opening ---- */
+
+/* Waits for one connection; the listener is not ours to keep. */
+static int accept_one(struct vhk_listener *l, uint64_t limit_ns, const char *name, int *ret_fd, struct vhk_error *ret_e) {
+        struct pollfd p = { .fd = l->fd, .events = POLLIN };
+
+        int k = vhk_fd_set_nonblock(l->fd, true);
+        if (k == 0)
+                k = vhk_listener_accept(l, ret_fd);
+        if (k == -EAGAIN) {
+                uint64_t ms = VHK_MIN((limit_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
+                k = poll(&p, 1, (int)ms) > 0 ? vhk_listener_accept(l, ret_fd) : -ETIMEDOUT;
+        }
+        if (k == -ETIMEDOUT || k == -EAGAIN)
+                return vhk_error_set(ret_e, -ETIMEDOUT, "frontend.nobody-came", "no back-end connected to %s within %.3g s", name, (double)limit_ns / 1e9);
+        return k < 0 ? vhk_error_set(ret_e, k, "frontend.accept", "cannot accept a connection on %s: %s", name, strerror(-k)) : 0;
+}
+
+static int inherit(const struct vhk_frontend_options *o, const char *name, int *ret_fd, struct vhk_error *ret_e) {
+        struct vhk_listener l = { .fd = o->fd };
+
+        int k = vhk_sock_classify(o->fd, ret_e);
+        if (k == 0) {
+                *ret_fd = o->fd;
+                return 0;
+        }
+        if (k > 0)
+                k = accept_one(&l, o->connect_ns ? o->connect_ns : LISTEN_NS, name, ret_fd, ret_e);
+        vhk_close(&l.fd);
+        return k;
+}
+
+static int find(const char *spec, const struct vhk_frontend_options *o, char name[static 112], int *ret_fd, struct vhk_error *ret_e) {
+        struct vhk_listener l;
+        const char *path;
+
+        if (o->has_fd) {
+                snprintf(name, 112, "descriptor %d", o->fd);
+                return inherit(o, name, ret_fd, ret_e);
+        }
+        int k = vhk_sock_parse(spec, &path, ret_e);
+        if (k < 0)
+                return k;
+        snprintf(name, 112, "%s", path);
+        if (o->mode != VHK_SOCKET_LISTEN)
+                return vhk_sock_connect(path, o->connect_ns, ret_fd, ret_e);
+        k = vhk_listener_open(path, &l, ret_e);
+        if (k < 0)
+                return k;
+        k = accept_one(&l, o->connect_ns ? o->connect_ns : LISTEN_NS, name, ret_fd, ret_e);
+        vhk_listener_close(&l);
+        return k;
+}
+
+static int watch(struct vhk_vhost_user *u, int fd) {
+        struct epoll_event e = { .events = EPOLLIN };
+
+        if (epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0)
+                return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.epoll", "cannot watch a socket: %s", strerror(errno));
+        return 0;
+}
+
+static int open_channel(struct vhk_vhost_user *u) {
+        int s[2];
+
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, s) < 0)
+                return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.channel", "cannot make a channel for the back-end: %s", strerror(errno));
+        VHK_AUTOCLOSE int theirs = s[1];
+        int k = vhk_conn_init(&u->channel, s[0]);
+        if (k == 0)
+                k = watch(u, u->channel.fd);
+        if (k < 0)
+                return k;
+        return vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_BACKEND_REQ_FD, .fds = &theirs, .n_fds = 1 }, NULL, NULL);
+}
+
+static int negotiate_protocol(struct vhk_vhost_user *u) {
+        uint64_t offered;
+
+        if (!(u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES)))
+                return 0;
+        int k = vhk_vu_get_u64(u, VHK_FE_GET_PROTOCOL_FEATURES, &offered);
+        if (k < 0)
+                return k;
+        u->state.protocol_offered = offered;
+        uint64_t taken = offered & TAKEN & ~u->f.options.protocol_no_offer;
+        k = vhk_vu_call_u64(u, VHK_FE_SET_PROTOCOL_FEATURES, taken);
+        if (k < 0)
+                return k;
+        u->state.protocol = taken;
+        u->f.info.carrier_features = offered;
+        u->f.info.carrier_acked = taken;
+        return 0;
+}
+
+static int ask_sizes(struct vhk_vhost_user *u) {
+        struct vhk_frontend_info *i = &u->f.info;
+        uint64_t n;
+        int k;
+
+        i->n_queues = 1;
+        i->mem_slots = VHK_MAX_REGIONS;
+        u->state.n_queues = MAX_QUEUES;         /* a device of fixed rings need not tell */
+        if (vhk_vu_has(u, VHK_PF_MQ)) {
+                k = vhk_vu_get_u64(u, VHK_FE_GET_QUEUE_NUM, &n);
+                if (k < 0)
+                        return k;
+                i->n_queues = u->state.n_queues = (uint32_t)VHK_MIN(n, (uint64_t)MAX_QUEUES);
+        }
+        if (vhk_vu_has(u, VHK_PF_CONFIGURE_MEM_SLOTS)) {
+                k = vhk_vu_get_u64(u, VHK_FE_GET_MAX_MEM_SLOTS, &n);
+                if (k < 0)
+                        return k;
+                i->mem_slots = (uint32_t)VHK_MIN(n, (uint64_t)UINT32_MAX);
+        }
+        return 0;
+}
+
+static uint32_t capabilities(const struct vhk_vhost_user *u) {
+        static const struct { uint64_t bits; uint32_t capability; } rows[] = {
+                { VHK_BIT(VHK_PF_CONFIG), VHK_CAP_CONFIG },
+                { VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_BACKEND_REQ), VHK_CAP_CONFIG_CHANGED },
+                { VHK_BIT(VHK_PF_STATUS), VHK_CAP_STATUS },
+                { VHK_BIT(VHK_PF_RESET_DEVICE), VHK_CAP_RESET },
+                { VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS), VHK_CAP_MEM_SLOTS },
+                { VHK_BIT(VHK_PF_REPLY_ACK), VHK_CAP_ACK },
+        };
+        uint32_t c = u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES) ? VHK_CAP_ENABLE : 0;
+
+        for (size_t i = 0; i < VHK_N(rows); i++)
+                if ((u->state.protocol & rows[i].bits) == rows[i].bits)
+                        c |= rows[i].capability;
+        return c;
+}
+
+/* The order of QEMU's front-end, which every back-end has seen. */
+static int handshake(struct vhk_vhost_user *u) {
+        int k = vhk_vu_get_u64(u, VHK_FE_GET_FEATURES, &u->state.features_offered);
+
+        if (k == 0)
+                k = negotiate_protocol(u);
+        if (k == 0)
+                k = ask_sizes(u);
+        if (k == 0 && vhk_vu_has(u, VHK_PF_BACKEND_REQ))
+                k = open_channel(u);
+        if (k == 0)
+                k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_OWNER }, NULL, NULL);
+        if (k < 0)
+                return k;
+        u->f.info.features = u->state.features_offered & ~OURS;
+        u->f.info.capabilities = capabilities(u);
+        return 0;
+}
+
+int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
+        struct vhk_vhost_user *u = calloc(1, sizeof(*u));
+        int fd;
+
+        if (!u)
+                return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
+        u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id },
+                .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
+        u->conn.fd = u->channel.fd = u->epoll_fd = -1;
+        u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
+        int k = find(spec, o, u->name, &fd, ret_e);
+        if (k < 0) {
+                free_all(u);
+                return k;
+        }
+        k = vhk_conn_init(&u->conn, fd);
+        u->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (k < 0 || u->epoll_fd < 0)
+                k = vhk_frontend_fail(&u->f, k < 0 ? k : vhk_errno(), "frontend.open", "cannot use the socket: %s", strerror(k < 0 ? -k : errno));
+        if (k == 0)
+                k = watch(u, u->conn.fd);
+        if (k == 0)
+                k = handshake(u);
+        if (k < 0) {
+                vhk_error_set(ret_e, k, u->f.error.rule, "%s", u->f.error.text);
+                free_all(u);
+                return k;
+        }
+        u->f.busy = false;
+        *ret_f = &u->f;
+        return 0;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/* The vhost-user carrier of a front-end, in three files: call.c talks, table.c lends memory, vhost_user.c does the rest. */
+#pragma once
+
+#include "frontend/frontend.h"
+#include "sock/sock.h"
+#include "wire/wire.h"
+
+/* A region as the back-end knows it. */
+struct vhk_lent {
+        uint64_t gpa, uva, len, fd_offset;
+        uint64_t dev, ino;              /* the file, for a descriptor's number may come again */
+};
+
+struct vhk_vhost_user {
+        struct vhk_frontend f;
+        char name[112];                 /* the endpoint, for stories */
+        struct vhk_conn conn;           /* our requests */
+        struct vhk_conn channel;        /* the back-end's requests; fd -1: none */
+        struct vhk_wire_state state;
+        int epoll_fd;                   /* both sockets, for vhk_frontend_get_fd() */
+        bool answered;                  /* it has answered once: then it is a vhost-user back-end */
+        bool started[256];              /* rings */
+        struct vhk_lent *lent;          /* in order of gpa */
+        unsigned n_lent;
+};
+
+static inline bool vhk_vu_has(const struct vhk_vhost_user *u, unsigned protocol_bit) {
+        return u->state.protocol & VHK_BIT(protocol_bit);
+}
+
+/* ---- call.c ---- */
+
+struct vhk_vu_call {
+        enum vhk_msg_id id;
+        const void *payload;
+        uint32_t size;
+        const int *fds;
+        unsigned n_fds;
+};
+/* One request and its answer, serving the back-end's channel meanwhile. Every message is held against its row before it is
+ * sent; it is acknowledged where that was negotiated. 0 with *ret_size bytes in *ret_reply (both may be NULL);
+ * -EREMOTEIO refused; -EINVAL, -EOPNOTSUPP not sent; anything else is the end of the connection. */
+int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk_p_any *ret_reply, uint32_t *ret_size);
+int vhk_vu_call_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t value);
+int vhk_vu_call_state(struct vhk_vhost_user *u, enum vhk_msg_id id, uint32_t index, uint32_t num);
+int vhk_vu_get_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t *ret_value);
+/* The back-end has done all that was sent so far: without REPLY_ACK only an answer to something else tells. */
+int vhk_vu_settle(struct vhk_vhost_user *u);
+/* Requests on the channel that are there. Number, or a negative errno: the connection has ended. */
+int vhk_vu_serve(struct vhk_vhost_user *u);
+/* Is there news on the main socket, where none is due? 0, or a negative errno: the connection has ended. */
+int vhk_vu_listen_for_end(struct vhk_vhost_user *u);
+
+/* ---- table.c ---- */
+
+int vhk_vu_set_memory(struct vhk_frontend *f, struct vhk_memory *m);
+/* User address of guest memory [gpa, gpa + len) in one lent region; -EFAULT */
+int vhk_vu_find(const struct vhk_vhost_user *u, uint64_t gpa, uint64_t len, uint64_t *ret_uva);
