@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -214,6 +215,34 @@ TEST(a_watch_freed_by_another_of_the_same_batch_is_not_called) {
         vhk_worker_free(w);
 }
 
+/* What must not be done (vhk_watch_free() comes before close()), but happens: then epoll cannot be told. */
+static void on_closing(void *arg, uint32_t events) {
+        struct watched *x = arg;
+        x->calls++;
+        if (x->victim) {
+                struct watched *victim = vhk_container_of(x->victim, struct watched, watch);
+                vhk_close(&victim->fd);
+                victim->watch = vhk_watch_free(victim->watch);
+        }
+}
+
+TEST(a_watch_freed_after_its_descriptor_is_not_called) {
+        struct vhk_worker *w = new_worker();
+        struct watched x[2];
+
+        for (int i = 0; i < 2; i++) {
+                x[i] = (struct watched){ .fd = eventfd(1, EFD_CLOEXEC), .victim = &x[1 - i].watch };
+                CHECK_OK(vhk_worker_watch(w, x[i].fd, EPOLLIN, on_closing, &x[i], &x[i].watch));
+        }
+        CHECK_EQ(vhk_worker_dispatch(w, -1), 2);
+        CHECK_EQ(x[0].calls + x[1].calls, 1);
+        for (int i = 0; i < 2; i++) {
+                vhk_watch_free(x[i].watch);
+                vhk_close(&x[i].fd);
+        }
+        vhk_worker_free(w);
+}
+
 TEST(a_watch_may_free_itself) {
         struct vhk_worker *w = new_worker();
         struct watched a;
@@ -367,6 +396,24 @@ TEST(a_spinning_worker_disarms_once_and_arms_before_it_sleeps) {
         vhk_worker_free(w);
 }
 
+TEST(a_poller_that_comes_later_is_disarmed_too) {
+        struct vhk_worker *w = new_worker();
+        struct polled x = a_poller, y = a_poller;
+        struct counted c = { .post.fn = on_counted, .worker = w };
+
+        vhk_worker_set_spin(w, UINT64_MAX);
+        vhk_worker_add_poller(w, &x.poller);
+        vhk_worker_post(w, &c.post);
+        CHECK_EQ(vhk_worker_dispatch(w, -1), 1);
+        vhk_worker_add_poller(w, &y.poller);
+        vhk_worker_post(w, &c.post);
+        CHECK_EQ(vhk_worker_dispatch(w, -1), 1);
+        CHECK(!x.is_armed && !y.is_armed);
+        vhk_worker_remove_poller(w, &x.poller);
+        vhk_worker_remove_poller(w, &y.poller);
+        vhk_worker_free(w);
+}
+
 TEST(work_that_comes_while_arming_keeps_the_worker_awake) {
         struct vhk_worker *w = new_worker();
         struct polled x = a_poller, y = a_poller;
@@ -511,6 +558,39 @@ TEST(an_idle_worker_sleeps_until_its_time) {
         CHECK_MSG(after.ru_nvcsw - before.ru_nvcsw <= 2, "slept %ld times", after.ru_nvcsw - before.ru_nvcsw);
         unwatch(&a);
         vhk_worker_remove_poller(w, &x.poller);
+        vhk_worker_free(w);
+}
+
+struct disturber { struct counted c; pthread_t sleeper; };
+static int n_signals;           /* shared (atomic) */
+
+static void on_signal(int sig) {
+        __atomic_fetch_add(&n_signals, 1, __ATOMIC_RELAXED);
+}
+
+static void *disturb(void *arg) {
+        struct disturber *d = arg;
+
+        for (int i = 0; i < 5; i++) {
+                usleep(2000);
+                pthread_kill(d->sleeper, SIGUSR1);
+        }
+        vhk_worker_post(d->c.worker, &d->c.post);
+        return NULL;
+}
+
+TEST(a_signal_does_not_end_the_wait) {
+        struct vhk_worker *w = new_worker();
+        struct disturber d = { .c = { .post.fn = on_counted, .worker = w }, .sleeper = pthread_self() };
+        struct sigaction sa = { .sa_handler = on_signal };
+        pthread_t t;
+
+        CHECK_EQ(sigaction(SIGUSR1, &sa, NULL), 0);
+        CHECK_EQ(pthread_create(&t, NULL, disturb, &d), 0);
+        CHECK_EQ(vhk_worker_dispatch(w, -1), 1);
+        pthread_join(t, NULL);
+        CHECK(vhk_load_relaxed(&n_signals) > 0);
+        CHECK_EQ(d.c.runs, 1);
         vhk_worker_free(w);
 }
 
