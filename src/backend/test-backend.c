@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/* Every message: success and refusal; where front-ends come from; how it ends. */
+#include "backend/test-backend.h"
+
+TEST(offers) {
+        static struct rig r;
+
+        rig_open(&r, &(struct vhk_backend_options){ .features_no_offer = VHK_BIT(VHK_F_EVENT_IDX),
+                                                    .protocol_no_offer = VHK_BIT(VHK_PF_STATUS) }, NULL);
+        fe_connect(&r);
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_FEATURES), (FEATURES | VHK_BIT(5)) & ~VHK_BIT(VHK_F_EVENT_IDX));
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), PROTOCOL & ~VHK_BIT(VHK_PF_STATUS));
+        CHECK_EQ(r.n_connected, 1);
+        rig_close(&r);
+        CHECK_EQ(r.n_disconnected, 1);
+        CHECK_EQ(r.n_ended, 1);
+        CHECK_EQ(r.last_error, 0);
+}
+
+TEST(no_protocol_features_without_bit_30) {
+        static struct rig r;
+
+        rig_open(&r, &(struct vhk_backend_options){ .features_no_offer = VHK_BIT(VHK_F_PROTOCOL_FEATURES) }, NULL);
+        fe_connect(&r);
+        CHECK(!(fe_get(&r, VHK_FE_GET_FEATURES) & VHK_BIT(VHK_F_PROTOCOL_FEATURES)));
+        fe_send(&r, VHK_FE_GET_PROTOCOL_FEATURES, 0, NULL, 0, NULL, 0);         /* ungated, and its reply cannot say no */
+        uint64_t x;
+        CHECK_EQ(fe_receive(&r, VHK_FE_GET_PROTOCOL_FEATURES, &x, 8), -EPIPE);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        CHECK_STR(r.last_rule, "wire.gate");
+        rig_close(&r);
+}
+
+TEST(questions) {
+        static struct rig r;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_QUEUE_NUM), N_RINGS);
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_MAX_MEM_SLOTS), VHK_MEM_MAX_REGIONS);
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_OWNER, NULL, 0, -1), 0);
+        CHECK_EQ(fe_ask(&r, VHK_FE_RESET_OWNER, NULL, 0, -1), 0);
+        rig_close(&r);
+}
+
+TEST(features) {
+        static struct rig r;
+
+        rig_open(&r, &(struct vhk_backend_options){ .features_no_offer = VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_INDIRECT_DESC) }, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_PROTOCOL_FEATURES), PROTOCOL);
+        fe_get(&r, VHK_FE_GET_FEATURES);
+        CHECK_EQ(r.dev.n_negotiated, 1);
+        CHECK_EQ(r.dev.features, VHK_BIT(VHK_F_VERSION_1));     /* the carrier's bits stay with the carrier */
+        /* the same again changes nothing; a real QEMU passes on 28 and 29 though they were not offered */
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_PROTOCOL_FEATURES)), 0);
+        CHECK_EQ(r.dev.n_negotiated, 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES), 0);
+        CHECK_EQ(r.dev.n_negotiated, 2);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(VHK_F_RING_PACKED)), 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(7)), 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(VHK_F_ACCESS_PLATFORM)), 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, VHK_BIT(VHK_F_PROTOCOL_FEATURES)), 0);     /* crypto: no VERSION_1 */
+        r.dev.refuse_features = -ENODEV;
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES), 1);
+        CHECK_EQ(r.dev.n_negotiated, 3);
+        rig_close(&r);
+}
+
+TEST(protocol_features) {
+        static struct rig r;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_PROTOCOL_FEATURES, PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD)), 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_PROTOCOL_FEATURES, PROTOCOL), 0);
+        /* without REPLY_ACK a refusal has no words: the end */
+        uint64_t none = 0, bad = VHK_BIT(VHK_PF_LOG_SHMFD);
+        fe_send(&r, VHK_FE_SET_PROTOCOL_FEATURES, 0, &none, 8, NULL, 0);
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        fe_send(&r, VHK_FE_SET_PROTOCOL_FEATURES, VHK_HDR_NEED_REPLY, &bad, 8, NULL, 0);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        CHECK_STR(r.last_rule, "wire.protocol-offered");
+        rig_close(&r);
+}
+
+/* Every number from 0 to 64 that is not served: refused, and the connection lives. */
+TEST(rows_without_handler) {
+        static struct rig r;
+        static const uint8_t zeroes[4096];
+        unsigned n = 0;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        for (uint32_t id = 0; id < 64; id++) {
+                const struct vhk_row *row = vhk_wire_row(VHK_FROM_FRONTEND, id, VHK_PHASE_NORMAL);
+                bool gated = row && (row->gate.protocol & ~PROTOCOL || row->gate.virtio & ~FEATURES || row->gate.offered & ~FEATURES);
+                bool absent = id == VHK_FE_SET_LOG_FD || id == VHK_FE_GPU_SET_SOCKET;
+                if (row && !gated && !absent)
+                        continue;
+                uint32_t size = 8;
+                switch (row ? row->request : VHK_P_U64) {
+                case VHK_P_NONE: size = 0; break;
+                case VHK_P_IOTLB: size = 32; break;
+                case VHK_P_LOG: case VHK_P_UUID: size = 16; break;
+                case VHK_P_INFLIGHT: size = 24; break;
+                case VHK_P_CRYPTO_SESSION: size = 632; break;
+                default: break;
+                }
+                int fd = row && row->fds == VHK_FDS_ONE ? r.memfd : -1;
+                CHECK_MSG(fe_ask(&r, id, zeroes, size, fd) == 1, "message %u", id);
+                /* and without NEED_REPLY, where there is no reply to wait for, it is ignored */
+                if (!row || row->reply_rule == VHK_REPLY_ASKED)
+                        fe_send(&r, id, 0, zeroes, size, &fd, fd >= 0);
+                n++;
+        }
+        CHECK(n > 30);
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        CHECK_EQ(r.n_disconnected, 0);
+        rig_close(&r);
+}
+
+TEST(broken_headers_close) {
+        static const uint32_t flags[] = { 0, 2, 3, VHK_HDR_VERSION | VHK_HDR_REPLY };
+        static struct rig r;
+
+        rig_open(&r, NULL, NULL);
+        for (unsigned i = 0; i < VHK_N(flags) + 1; i++) {
+                struct vhk_hdr h = { VHK_FE_GET_FEATURES, i < VHK_N(flags) ? flags[i] : VHK_HDR_VERSION, i < VHK_N(flags) ? 0 : 0xffffffff };
+                uint8_t buf[8];
+
+                fe_connect(&r);
+                CHECK_EQ(send(r.fe.fd, &h, sizeof(h), MSG_NOSIGNAL), sizeof(h));
+                CHECK_EQ(fe_receive(&r, 0, buf, sizeof(buf)), -EPIPE);
+                PUMP_UNTIL(&r, r.n_disconnected == i + 1);
+                CHECK_EQ(r.last_error, -EPROTO);
+                fe_close(&r);
+        }
+        rig_close(&r);
+}
+
+/* One byte at a time, with the descriptors on the first. */
+TEST(slow_front_end) {
+        static struct rig r;
+        struct __attribute__((packed)) { struct vhk_hdr h; uint64_t x; } m = { { VHK_FE_SET_FEATURES, VHK_HDR_VERSION | VHK_HDR_NEED_REPLY, 8 }, FEATURES };
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        for (unsigned i = 0; i < sizeof(m.h) + 8; i++) {
+                CHECK_EQ(send(r.fe.fd, (char *)&m + i, 1, MSG_NOSIGNAL), 1);
+                pump(&r);
+        }
+        uint64_t x = 7;
+        CHECK_EQ(fe_receive(&r, VHK_FE_SET_FEATURES, &x, 8), 8);
+        CHECK_EQ(x, 0);
+        rig_close(&r);
+}
+
+static int get_config(struct rig *r, uint32_t off, uint32_t len, struct vhk_p_config *c) {
+        struct vhk_p_config p = { .offset = off, .len = len, .flags = 1 };      /* flags mean nothing here */
+
+        fe_send(r, VHK_FE_GET_CONFIG, 0, &p, 12 + len, NULL, 0);
+        return fe_receive(r, VHK_FE_GET_CONFIG, c, sizeof(*c));
+}
+
+TEST(config) {
+        static struct rig r;
+        struct vhk_p_config c;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        CHECK_EQ(get_config(&r, 0, 8, &c), 0);          /* not negotiated */
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(get_config(&r, 0, 8, &c), 20);
+        CHECK(!memcmp(c.data, r.dev.config, 8));
+        /* longer than the device's: zeroes behind it */
+        CHECK_EQ(get_config(&r, 4, 60, &c), 72);
+        CHECK(c.offset == 4 && c.len == 60 && !memcmp(c.data, r.dev.config + 4, 16));
+        for (unsigned i = 16; i < 60; i++)
+                CHECK_EQ(c.data[i], 0);
+        CHECK_EQ(get_config(&r, 200, 56, &c), 68);
+        CHECK_EQ(c.data[0], 0);
+        CHECK_EQ(get_config(&r, 200, 57, &c), 0);       /* beyond 256 */
+        CHECK_EQ(get_config(&r, 0xfffffff0, 32, &c), 0);
+        CHECK_EQ(get_config(&r, 0, 0, &c), 0);
+
+        struct vhk_p_config w = { .offset = 8, .len = 2, .data = { 77, 78 } };
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_CONFIG, &w, 14, -1), 0);
+        CHECK(r.dev.config[8] == 77 && r.dev.config[9] == 78);
+        w.offset = 0;                                   /* read-only for the driver */
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_CONFIG, &w, 14, -1), 1);
+        w.flags = VHK_CONFIG_FLAG_MIGRATION;
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_CONFIG, &w, 14, -1), 0);
+        w.flags = 2;
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_CONFIG, &w, 14, -1), 1);
+        w = (struct vhk_p_config){ .offset = 19, .len = 2 };
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_CONFIG, &w, 14, -1), 1);
+        fe_send(&r, VHK_FE_SET_CONFIG, 0, &w, 14, NULL, 0);     /* a guest's write that nobody asks about is no reason to end */
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        rig_close(&r);
+}
+
+TEST(status_and_reset) {
+        static struct rig r;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_STATUS), 0);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_STATUS, 0xf), 0);
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_STATUS), 0xf);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_STATUS, 0x100), 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_STATUS, 0), 0);
+        CHECK_EQ(r.dev.n_reset, 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_STATUS, 0), 0);      /* it is in that state already */
+        CHECK_EQ(r.dev.n_reset, 1);
+        CHECK_EQ(fe_ask(&r, VHK_FE_RESET_DEVICE, NULL, 0, -1), 0);
+        CHECK_EQ(r.dev.n_reset, 2);
+        unsigned before = r.dev.n_negotiated;
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES), 0);     /* the device has to be told again */
+        CHECK_EQ(r.dev.n_negotiated, before + 1);
+        fe_close(&r);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        CHECK_EQ(r.dev.n_reset, 3);
+        rig_close(&r);
+}
+
+TEST(memory) {
+        static struct rig r;
+        struct vhk_p_mem_regions t = { .n_regions = 2 };
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 0, 1 << 20), 0);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 0, 1 << 20), 0);            /* QEMU's net does that */
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 4096, 1 << 20), 1);         /* overlap */
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 1 << 20, 2 << 20), 1);      /* beyond the end of the file */
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_REM_MEM_REG, 1 << 20, 4096), 1);         /* not there */
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 1 << 20, 1 << 20), 0);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_REM_MEM_REG, 0, 1 << 20), 0);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_REM_MEM_REG, 0, 1 << 20), 1);
+        /* with one descriptor, which is closed */
+        struct vhk_p_mem_region_single p = { .region = { region(&r, 1 << 20, 1 << 20) } };
+        CHECK_EQ(fe_ask(&r, VHK_FE_REM_MEM_REG, &p, sizeof(p), r.memfd), 0);
+        CHECK_EQ(fe_ask(&r, VHK_FE_ADD_MEM_REG, &p, sizeof(p), -1), 1);         /* without */
+
+        t.regions[0] = region(&r, 0, 1 << 20);
+        t.regions[1] = region(&r, 1 << 20, 1 << 20);
+        int fds[2] = { r.memfd, r.memfd };
+        for (unsigned i = 0; i < 3; i++) {
+                uint64_t x = 9;
+                struct vhk_mem_counters before = vhk_mem_counters();
+                fe_send(&r, VHK_FE_SET_MEM_TABLE, VHK_HDR_NEED_REPLY, &t, 8 + 64, fds, i == 2 ? 1 : 2);
+                CHECK_EQ(fe_receive(&r, VHK_FE_SET_MEM_TABLE, &x, 8), 8);
+                CHECK_EQ(x, i == 2);                                    /* a descriptor too few */
+                CHECK_EQ(vhk_mem_counters().mmaps - before.mmaps, i ? 0 : 2);   /* the same again costs nothing */
+        }
+        fe_close(&r);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        rig_close(&r);
+}
+
+/* ---- the back-end channel ---- */
+
+TEST(config_change) {
+        static struct rig r;
+        struct vhk_conn channel;
+        int pair[2];
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        CHECK_EQ(vhk_host_config_changed(r.dev.host), -EOPNOTSUPP);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_BACKEND_REQ_FD, NULL, 0, r.memfd), 1);   /* no socket */
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_BACKEND_REQ_FD, NULL, 0, pair[1]), 0);
+        close(pair[1]);
+        CHECK_OK(vhk_conn_init(&channel, pair[0]));
+
+        for (unsigned i = 0; i < 3; i++)                /* three changes before anybody looks are one message */
+                CHECK_OK(vhk_host_config_changed(r.dev.host));
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_HEADER);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_MESSAGE);
+        struct vhk_hdr h = vhk_decoder_header(&channel.in);
+        CHECK(h.request == VHK_BE_CONFIG_CHANGE_MSG && h.flags == (VHK_HDR_VERSION | VHK_HDR_NEED_REPLY) && !h.size);
+        vhk_decoder_next(&channel.in);
+        CHECK_OK(vhk_host_config_changed(r.dev.host));  /* waits for the answer to the first */
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_AGAIN);
+        struct vhk_hdr ack = { VHK_BE_CONFIG_CHANGE_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 8 };
+        uint64_t zero = 0;
+        CHECK_OK(vhk_conn_send(&channel, &ack, &zero, NULL, 0));
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_HEADER);
+        vhk_decoder_next(&channel.in);
+        CHECK_OK(vhk_conn_send(&channel, &ack, &zero, NULL, 0));
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_AGAIN);
+
+        /* an answer that nobody asked for ends the channel, not the session */
+        CHECK_OK(vhk_conn_send(&channel, &ack, &zero, NULL, 0));
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_EOF);
+        CHECK_EQ(vhk_host_config_changed(r.dev.host), -EOPNOTSUPP);
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        vhk_conn_done(&channel);
+        rig_close(&r);
+}
+
+/* ---- front-ends come and go ---- */
+
+TEST(one_after_the_other) {
+        static struct rig r;
+        int second;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        CHECK_OK(vhk_sock_connect(r.path, 0, &second, NULL));   /* waits in the backlog */
+        struct vhk_hdr h = { VHK_FE_GET_FEATURES, VHK_HDR_VERSION, 0 };
+        CHECK_EQ(write(second, &h, sizeof(h)), sizeof(h));
+        pump(&r);
+        CHECK_EQ(r.n_connected, 1);
+        CHECK(!is_readable(second));
+        fe_close(&r);
+        PUMP_UNTIL(&r, is_readable(second));
+        CHECK_EQ(r.n_connected, 2);
+        CHECK_EQ(r.n_disconnected, 1);
+        close(second);
+        rig_close(&r);
+}
+
+TEST(state_is_fresh_for_the_next) {
+        static struct rig r;
+        struct vhk_p_config c;
+
+        rig_open(&r, NULL, NULL);
+        fe_set_up(&r, 2);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_STATUS, 0xf), 0);
+        fe_close(&r);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        fe_connect(&r);
+        CHECK_EQ(get_config(&r, 0, 8, &c), 0);                  /* CONFIG is not negotiated any more */
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_STATUS), 0);
+        CHECK_EQ(ring_stop(&r, 0), 0);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_REM_MEM_REG, 0, MEM_BYTES), 1);
+        rig_close(&r);
+}
+
+static void open_on(struct rig *r, int fd) {
+        struct vhk_error e;
+
+        rig_open(r, NULL, NULL);
+        CHECK_OK(vhk_backend_stop(r->b, VHK_STOP_DRAIN, 0));
+        PUMP_UNTIL(r, r->freed);
+        r->freed = false;
+        r->n_ended = 0;
+        r->o.has_fd = 1;
+        r->o.fd = fd;
+        CHECK_OK(vhk_backend_open(NULL, &r->o, &dev_ops, &r->dev, &r->b, &e));
+}
+
+TEST(connected_descriptor) {
+        static struct rig r;
+        int pair[2];
+
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        open_on(&r, pair[1]);
+        CHECK_OK(vhk_conn_init(&r.fe, pair[0]));
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        CHECK_EQ(r.n_connected, 1);
+        fe_close(&r);
+        PUMP_UNTIL(&r, r.freed);                /* its only peer has left */
+        CHECK_EQ(r.n_ended, 1);
+        rig_close(&r);
+}
+
+TEST(connected_descriptor_freed_at_once) {
+        static struct rig r;
+        int pair[2];
+
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        open_on(&r, pair[1]);
+        r.b = vhk_backend_free(r.b);
+        close(pair[0]);
+        rig_close(&r);
+}
+
+TEST(listening_descriptor) {
+        static struct rig r;
+        struct vhk_listener l;
+        int fd;
+
+        CHECK_OK(vhk_listener_open("/tmp/vhk-test-backend-listening", &l, NULL));
+        open_on(&r, l.fd);
+        for (unsigned i = 0; i < 2; i++) {
+                CHECK_OK(vhk_sock_connect(l.path, 0, &fd, NULL));
+                CHECK_OK(vhk_conn_init(&r.fe, fd));
+                CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+                fe_close(&r);
+        }
+        rig_close(&r);
+        CHECK_EQ(unlink(l.path), 0);            /* somebody else's socket file is not ours to remove */
+}
+
+TEST(connects_to_a_listening_front_end) {
+        static struct rig r;
+        struct vhk_listener l;
+        struct vhk_error e;
+        int fd;
+
+        rig_open(&r, NULL, NULL);
+        CHECK_OK(vhk_backend_stop(r.b, VHK_STOP_DRAIN, 0));
+        PUMP_UNTIL(&r, r.freed);
+        r.freed = false;
+        CHECK_OK(vhk_listener_open(r.path, &l, NULL));
+        r.o.mode = VHK_SOCKET_CONNECT;
+        CHECK_OK(vhk_backend_open(r.path, &r.o, &dev_ops, &r.dev, &r.b, &e));
+        CHECK_OK(vhk_listener_accept(&l, &fd));
+        CHECK_OK(vhk_conn_init(&r.fe, fd));
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        CHECK_OK(vhk_backend_stop(r.b, VHK_STOP_DRAIN, 0));
+        PUMP_UNTIL(&r, r.freed);
+        vhk_listener_close(&l);
+        rig_close(&r);
+}
+
+TEST(wrong_use) {
+        struct vhk_worker *w;
+        struct vhk_backend *b = NULL;
+        struct vhk_error e = { .code = 0 };
+        struct dev d = { 0 };
+
+        CHECK_OK(vhk_worker_new(NULL, NULL, &w));
+        struct vhk_backend_options o = { .size = sizeof(o), .control = w };
+        struct vhk_device_ops ops = dev_ops;
+        CHECK_EQ(vhk_backend_open(NULL, &o, &ops, &d, &b, &e), -EINVAL);
+        CHECK_STR(e.rule, "backend.spec");
+        CHECK_EQ(vhk_backend_open("/nonexistent/dir/socket", &o, &ops, &d, &b, &e), -ENOENT);
+        CHECK_EQ(vhk_backend_open("/tmp", &o, &ops, &d, &b, &e), -EADDRINUSE);
+        o.n_queues = N_RINGS + 1;
+        CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EINVAL);
+        o.n_queues = 0;
+        o.queue_size_max = 100;
+        CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EINVAL);
+        o.queue_size_max = 0;
+        o.protocol_offer = VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
+        CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EOPNOTSUPP);
+        o.protocol_offer = 0;
+        o.has_fd = 1;
+        o.fd = 0x7ffffff0;
+        CHECK(vhk_backend_open(NULL, &o, &ops, &d, &b, &e) < 0);
+        CHECK(b == NULL && vhk_backend_free(NULL) == NULL);
+        vhk_worker_free(w);
+}
+
+/* A front-end that does not read what it asked for: answers wait in bounded memory, nothing blocks, nothing is lost. */
+TEST(front_end_that_does_not_read) {
+        static struct rig r;
+        struct vhk_p_config p = { .len = 256 }, c;
+        unsigned sent = 0;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        fe_get(&r, VHK_FE_GET_FEATURES);
+        int small = 4096;
+        CHECK(setsockopt(r.fe.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
+        while (!vhk_conn_wants_out(&r.fe)) {
+                fe_send(&r, VHK_FE_GET_CONFIG, 0, &p, sizeof(p), NULL, 0);
+                sent++;
+                pump(&r);
+        }
+        CHECK(sent > 10);
+        for (unsigned i = 0; i < sent; i++) {
+                vhk_conn_flush(&r.fe);
+                CHECK_EQ(fe_receive(&r, VHK_FE_GET_CONFIG, &c, sizeof(c)), sizeof(c));
+        }
+        CHECK_EQ(r.n_disconnected, 0);
+        rig_close(&r);
+}
