@@ -55,7 +55,7 @@ class Server:
 def servers(bindir, path):
     return {
         'vhk-blk': [os.path.join(bindir, 'vhk-blk'), '--socket-path=' + path, '--engine=null', '--size=64M'],
-        'qemu-storage-daemon': ['qemu-storage-daemon', '--blockdev', 'driver=null-co,node-name=d0,size=64M,read-zeroes=off', '--export',
+        'qemu-storage-daemon': ['qemu-storage-daemon', '--blockdev', 'driver=null-co,node-name=d0,size=67108864,read-zeroes=off', '--export',
                                 'type=vhost-user-blk,id=e0,node-name=d0,addr.type=unix,addr.path=%s,writable=on,num-queues=1' % path],
     }
 
@@ -84,8 +84,8 @@ def rounds(a, tmp, generator_cpu, server_cpu, options, polling):
                 s.end()
             if os.path.exists(os.path.join(tmp, 's')):
                 os.unlink(os.path.join(tmp, 's'))
-            share = r['client']['cpu_seconds'] / r['seconds']
-            if not polling or share >= FULL or n >= a.rounds:
+            r['disturbed'] = polling and r['client']['cpu_seconds'] / r['seconds'] < FULL
+            if not r['disturbed'] or n >= a.rounds:
                 have.append(r)
     return results
 
@@ -122,6 +122,9 @@ def main():
         ours, theirs = out[word]['vhk-blk'], out[word]['qemu-storage-daemon']
         print('%-36s %15.0f IOPS %15.0f IOPS' % (title, median(ours, iops), median(theirs, iops)))
         print('%-36s %14.0f ns/rq %14.0f ns/rq' % ('  server CPU per request', median(ours, cpu), median(theirs, cpu)))
+    disturbed = sum(r['disturbed'] for rs in out.get('polling', {}).values() for r in rs)
+    if disturbed:
+        print('(%d of %d polling rounds were disturbed: something else ran on the generator\'s CPU)' % (disturbed, 2 * a.rounds))
     if 'polling' in out:
         q = median(out['polling']['vhk-blk'], iops) / median(out['polling']['qemu-storage-daemon'], iops)
         print('ratio IOPS, two CPUs: %.2f (aim: at least 2)' % q)
