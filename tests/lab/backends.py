@@ -65,6 +65,7 @@ class Backend:
 
 class VhkBlk(Backend):
     kind = "vhk"
+    drains = True
     cache = "back"
 
     def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
@@ -80,8 +81,11 @@ class VhkBlk(Backend):
 
 class QsdBlk(Backend):
     """Its serial is fixed: it has no option for one.  Its configuration says "write through"
-    until the driver has set something else."""
+    until the driver has set something else.  It answers GET_VRING_BASE with requests in flight
+    and drops the connection when one completes (7.2: "vu_panic: Error writing eventfd"), so a
+    guest must be quiet when it is reset."""
     kind = "qsd"
+    drains = False
     cache = "through"
     serial = "vhost_user_blk"
 

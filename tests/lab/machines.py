@@ -43,12 +43,14 @@ class Machine:
         while self.child.wait(0.1) is None:
             self._echo()
             self.lab.check_backends()
+            self._check_complaints()
             if time.monotonic() > end:
                 self._die(f"not finished after {timeout} s")
             if re.search(r"Kernel panic|end Kernel panic", read_text(self.console)):
                 time.sleep(0.3)     # let the rest of the message out
                 self._die("the guest's kernel panicked")
         self._echo()
+        self._check_complaints()
         log = read_text(self.console)
         verdict = re.findall(r"^LAB-(PASS|FAIL)(.*)", log, re.M)
         for word, why in verdict:
@@ -69,6 +71,12 @@ class Machine:
             for line in lines[self.seen:]:
                 self.lab.note(f"{self.name}> {line}")
             self.seen = len(lines)
+
+    def _check_complaints(self):
+        """QEMU goes on after most faults of a back-end, but it says them."""
+        for line in self.child.err().splitlines():
+            if "warning:" not in line and line.startswith("qemu-system"):
+                self._die("the front-end complains of its device")
 
     def _die(self, why):
         self.child.kill()

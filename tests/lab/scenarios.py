@@ -134,7 +134,7 @@ def qemu_blk_reboot(lab):
     """Two resets of the same QEMU with reads in flight, then a power-off."""
     disk = backends.blk(lab, lab.image("disk.img", 128 * MIB), queues=2)
     facts = Qemu(lab, "again", blk_device(disk, num_queues=2), cpus=2, reboots=True,
-                 params={"boots": 3, "end": "reboot"}).wait()
+                 params={"boots": 3, "end": "reboot", "load": int(disk.drains)}).wait()
     disk.stop()
     if not {"boot1", "boot2", "boot3"} <= set(facts):
         raise Fail(f"boots seen: {sorted(facts)}")
@@ -146,7 +146,7 @@ def qemu_blk_twice(lab):
     disk = backends.blk(lab, lab.image("disk.img", 128 * MIB))
     for boot in (1, 2):
         facts = Qemu(lab, "again", blk_device(disk), name=f"qemu{boot}",
-                     params={"boots": 2, "end": "poweroff"}).wait()
+                     params={"boots": 2, "end": "poweroff", "load": int(disk.drains)}).wait()
         disk.check_alive()
         if f"boot{boot}" not in facts:
             raise Fail(f"boot {boot} saw another disk: {sorted(facts)}")
@@ -157,7 +157,7 @@ def qemu_blk_twice(lab):
 def qemu_blk_killed(lab):
     """A front-end that vanishes while it reads and writes takes nothing with it."""
     disk = backends.blk(lab, lab.image("disk.img", 128 * MIB), queues=2)
-    params = {"boots": 2, "end": "killed"}
+    params = {"boots": 2, "end": "killed", "load": 1}
     first = Qemu(lab, "again", blk_device(disk, num_queues=2), cpus=2, name="qemu1", params=params)
     first.await_fact("kill")
     first.child.kill()
@@ -173,7 +173,7 @@ def qemu_blk_sigterm(lab):
     next daemon."""
     image = lab.image("disk.img", 128 * MIB)
     disk = backends.blk(lab, image, queues=2)
-    params = {"boots": 2, "end": "killed"}
+    params = {"boots": 2, "end": "killed", "load": 1}
     first = Qemu(lab, "again", blk_device(disk, num_queues=2), cpus=2, name="qemu1", params=params)
     first.await_fact("kill")
     disk.stop()

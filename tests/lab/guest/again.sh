@@ -2,7 +2,8 @@
 # A disk that outlives its guest.  The number of boots so far is kept on the disk, in a
 # block of its own; each boot verifies what the ones before left and adds to it, and ends
 # without unmounting.  Parameters: lab_boots (how many there are), lab_end (how those before
-# the last one end: reboot, poweroff, or killed, which means by the host while it writes).
+# the last one end: reboot, poweroff, or killed, which means by the host while it writes),
+# lab_load (1: with reads in flight at the end).
 . /lab/lib.sh
 
 counter=204800	# sector; the file system ends before it
@@ -31,7 +32,7 @@ if [ "$boot" = "$lab_boots" ]; then
 	exit 0
 fi
 # The end comes while requests are in flight.
-while :; do /sbin/dd status=none if=/dev/vda of=/dev/null bs=64k count=512 iflag=direct; done &
+[ "$lab_load" = 0 ] || while :; do /sbin/dd status=none if=/dev/vda of=/dev/null bs=64k count=512 iflag=direct; done &
 if [ "$lab_end" = killed ]; then
 	while :; do /sbin/dd status=none if=/dev/zero of=/mnt/end bs=64k count=128 oflag=direct; done &
 fi
