@@ -122,6 +122,7 @@ VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkde
         d->log = (struct vhk_log){ o->log, o->log_arg };
         d->read_only = o->read_only;
         d->direct = o->direct && o->engine != VHK_BLKDEV_NULL;
+        d->writeback = 1;
         d->n_queues = o->n_queues ? o->n_queues : 1;
         d->queue_size = o->queue_size ? o->queue_size : 128;
         if (o->serial)
@@ -162,7 +163,9 @@ static uint64_t blk_features(const struct vhk_blkdev *d) {
         return f;
 }
 
-/* 5.2.5: neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without FLUSH: 0 at first. */
+/* 5.2.5: neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without FLUSH: 0 at first.
+ * Before there is a choice the cache is said to be write-back: QEMU reads the configuration once, before the driver's
+ * choice, and shows that to its guest. */
 static int blk_negotiated(void *dev, uint64_t features) {
         struct vhk_blkdev *d = dev;
 
@@ -224,7 +227,7 @@ static int blk_set_config(void *dev, uint32_t off, const void *buf, uint32_t n, 
 static void blk_reset(void *dev) {
         struct vhk_blkdev *d = dev;
 
-        vhk_store_relaxed(&d->writeback, 0u);
+        vhk_store_relaxed(&d->writeback, 1u);
 }
 
 /* ---- the rings: on their homes ---- */

@@ -939,9 +939,12 @@ TEST(config_is_the_kernels) {
                 CHECK_EQ(c.unused1[i], 0);
         CHECK_EQ(m.ops.get_config(m.d, 60, &c, 1), -EINVAL);
         CHECK_EQ(m.ops.get_config(m.d, UINT32_MAX, &c, 2), -EINVAL);
-        m.ops.reset(m.d);
+        CHECK_OK(m.ops.negotiated(m.d, WCE));
         CHECK_OK(m.ops.get_config(m.d, 32, &c.wce, 1));
         CHECK_EQ(c.wce, 0);
+        m.ops.reset(m.d);               /* as QEMU reads it, before the driver chooses */
+        CHECK_OK(m.ops.get_config(m.d, 32, &c.wce, 1));
+        CHECK_EQ(c.wce, 1);
         stop(&m);
 }
 
