@@ -112,7 +112,7 @@ static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
         q->call = c->call;
         q->event_idx = c->event_idx;
         q->indirect = c->indirect;
-        q->cache = (struct vhk_mem_cache){ 0 };
+        q->cache = q->table_cache = (struct vhk_mem_cache){ 0 };
         q->bad_seen = 0;
         set_hold(q, VHK_HOLD_DISABLED, !c->enabled && !c->discard);
 }

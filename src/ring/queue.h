@@ -65,6 +65,8 @@ struct vhk_queue {
         uint16_t *popped;               /* heads by available index: what unpop gives back */
         uint64_t n_requests;            /* metrics: written at home, read anywhere */
 
+        struct vhk_mem_cache table_cache VHK_ALIGNED(VHK_CACHE_LINE);   /* indirect tables live apart from buffers */
+
         /* seldom */
         uint64_t n_notifications VHK_ALIGNED(VHK_CACHE_LINE), n_flushes, n_faults, n_device_bugs;
         struct vhk_ring_config *config; /* owned */

@@ -32,14 +32,16 @@ static inline uint16_t load_idx(const vhk_le16 *p) { return vhk_le16_get((vhk_le
 /* A walk's result besides enum vhk_ring_rule */
 #define WALK_NO_BLOCK (-1)
 
-/* What a walk seldom needs; the rest stands in walk_chain's registers. */
 struct walk {
-        struct iovec *base, *iov, *end; /* the slot's own iovecs, or the block that took their place; iov: the next free */
+        struct iovec *base, *end;       /* the slot's own iovecs, or the block that took their place */
+        struct iovec *iov;              /* the next free one, while it is not in walk_chain's register */
         const struct vhk_desc *table;
         uint32_t n_table;
-        uint16_t n_empty, n_crossings;
-        uint16_t block;                 /* + 1; 0: the slot's own iovecs */
-        bool in_table;                  /* an indirect one */
+        struct {
+                uint16_t n_empty, n_crossings;
+                uint16_t block;         /* + 1; 0: the slot's own iovecs */
+                uint16_t in_table;      /* 1: an indirect one */
+        };
 };
 
 /* The slot's own iovecs are full: the chain goes on in a block. */
@@ -64,22 +66,11 @@ static int walk_grow(struct vhk_queue *q, struct walk *w) {
         return 0;
 }
 
-/* A buffer that is not simply a piece of the last region: empty, in another region, in several, in none, or one that finds
- * no room. */
-static VHK_HOT __attribute__((noinline)) int walk_add(struct vhk_queue *q, struct walk *w, uint64_t addr, uint32_t len) {
+/* A buffer that is not simply a piece of one region: empty, in several, in none, or one that finds no room. */
+static __attribute__((noinline)) int walk_add(struct vhk_queue *q, struct walk *w, uint64_t addr, uint32_t len) {
         if (!len)
                 return w->n_empty++ < w->n_table ? 0 : VHK_RING_LOOP;
 
-        if (w->iov == w->end) {
-                int r = walk_grow(q, w);
-                if (r)
-                        return r;
-        }
-        void *host = vhk_mem_host(q->mem, &q->cache, addr, len);
-        if (vhk_likely(host)) {
-                *w->iov++ = (struct iovec){ host, len };
-                return 0;
-        }
         for (;;) {
                 int n = vhk_memmap_iov(q->mem, &q->cache, addr, len, w->iov, (unsigned)(w->end - w->iov));
                 if (n > 0) {
@@ -89,8 +80,6 @@ static VHK_HOT __attribute__((noinline)) int walk_add(struct vhk_queue *q, struc
                 }
                 if (n != -ENOSPC)
                         return VHK_RING_HOLE;
-                if (w->block)
-                        return VHK_RING_TOO_LONG;
                 int r = walk_grow(q, w);
                 if (r)
                         return r;
@@ -117,50 +106,69 @@ static VHK_COLD const struct vhk_desc *table_copy(struct vhk_queue *q, uint64_t 
         return q->scratch;
 }
 
-/* @d refers to an indirect table: the walk goes on there (2.7.5.3). WRITE is ignored, as a device must. */
-static VHK_HOT __attribute__((noinline)) int walk_enter(struct vhk_queue *q, struct walk *w, struct desc d) {
-        uint32_t flags = desc_flags(d), len = desc_len(d);
+static inline bool in_region(const struct vhk_mem_cache *c, uint64_t addr, uint64_t len) {
+        uint64_t off = addr - c->gpa;
+        /* an empty buffer wraps around in the second comparison, and is out of the ordinary too */
+        return off < c->len && len - 1 < c->len - off;
+}
 
-        if (flags & 0xffff & ~(VHK_DESC_NEXT | VHK_DESC_WRITE | VHK_DESC_INDIRECT))
+/* Makes the region of @addr the cached one, if there is one. */
+static VHK_HOT __attribute__((noinline)) void turn_to(struct vhk_queue *q, struct vhk_mem_cache *c, uint64_t addr) {
+        const struct vhk_memreg *r = vhk_memmap_find_gpa(q->mem, addr);
+        if (r)
+                *c = (struct vhk_mem_cache){ .gpa = r->gpa, .len = r->len, .host = r->host };
+}
+
+static VHK_COLD int refuse_table(struct vhk_queue *q, const struct walk *w, uint32_t flags) {
+        if (flags & ~(VHK_DESC_NEXT | VHK_DESC_WRITE | VHK_DESC_INDIRECT))
                 return VHK_RING_FLAGS;
         if (w->in_table)
                 return VHK_RING_INDIRECT_NESTED;
-        if (!q->indirect)
-                return VHK_RING_INDIRECT;
-        if (flags & VHK_DESC_NEXT)
-                return VHK_RING_INDIRECT_NEXT;
-        if (!len || len % sizeof(struct vhk_desc) || len > VHK_QUEUE_MAX_INDIRECT * sizeof(struct vhk_desc))
+        return q->indirect ? VHK_RING_INDIRECT_NEXT : VHK_RING_INDIRECT;
+}
+
+/* @d refers to an indirect table: the walk goes on there (2.7.5.3). WRITE is ignored, as a device must. */
+static VHK_HOT __attribute__((noinline)) int walk_enter(struct vhk_queue *q, struct walk *w, struct desc d) {
+        uint32_t flags = desc_flags(d) & 0xffff, len = desc_len(d);
+
+        if (vhk_unlikely((flags & ~VHK_DESC_WRITE) != VHK_DESC_INDIRECT || w->in_table || !q->indirect))
+                return refuse_table(q, w, flags);
+        if (vhk_unlikely(!len || len % sizeof(struct vhk_desc) || len > VHK_QUEUE_MAX_INDIRECT * sizeof(struct vhk_desc)))
                 return VHK_RING_INDIRECT_LENGTH;
 
-        const void *table = vhk_mem_host(q->mem, &q->cache, d.addr, len);
-        if (vhk_unlikely(!table || (uintptr_t)table % sizeof(uint64_t)))
+        if (vhk_unlikely(!in_region(&q->table_cache, d.addr, len)))
+                turn_to(q, &q->table_cache, d.addr);
+        const void *table = q->table_cache.host + (d.addr - q->table_cache.gpa);
+        if (vhk_unlikely(!in_region(&q->table_cache, d.addr, len) || (uintptr_t)table % sizeof(uint64_t)))
                 table = table_copy(q, d.addr, len);
-        if (!table)
+        if (vhk_unlikely(!table))
                 return VHK_RING_INDIRECT_HOLE;
         w->table = table;
         w->n_table = len / sizeof(struct vhk_desc);
-        w->in_table = true;
+        w->in_table = 1;
         return 0;
 }
 
 /* Copies the chain that begins with descriptor @head into the request; 0, or why not. */
-static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q, struct vhk_slot *slot, uint32_t head) {
-        struct walk w = { .base = slot->iov, .end = slot->iov + VHK_SLOT_IOVECS, .n_table = q->mask + 1u };
-        const struct vhk_desc *table = q->desc;
-        struct iovec *iov = slot->iov;
-        struct desc d = desc_load(table + head);
-        uint64_t sum = 0, out_len = 0;
+static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q, struct vhk_req *req, uint32_t head) {
+        struct iovec *iov = ((struct vhk_slot *)req)->iov;
+        struct walk w;
+        struct desc d = desc_load(q->desc + head);
+        uint64_t sum = 0;
         uint32_t direction = 0;
-        uint16_t n_out = 0;
         int r;
 
+        w.base = iov;
+        w.end = iov + VHK_SLOT_IOVECS;
+        w.table = q->desc;
+        w.n_table = q->mask + 1u;
+        w.n_empty = w.n_crossings = w.block = w.in_table = 0;
         for (;;) {
                 if (vhk_unlikely(desc_flags(d) & 0xffff & ~(VHK_DESC_NEXT | VHK_DESC_WRITE))) {
                         r = walk_enter(q, &w, d);
                         if (vhk_unlikely(r))
                                 break;
-                        table = w.table;
-                        d = desc_load(table);
+                        d = desc_load(w.table);
                         continue;
                 }
                 if ((desc_flags(d) & VHK_DESC_WRITE) != direction) {
@@ -168,13 +176,14 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         if (vhk_unlikely(direction))
                                 break;
                         direction = VHK_DESC_WRITE;
-                        n_out = (uint16_t)(iov - w.base);
-                        out_len = sum;
+                        req->n_out = (uint16_t)(iov - w.base);
+                        req->out_len = (uint32_t)sum;
                 }
-                uint64_t off = d.addr - q->cache.gpa, len = desc_len(d);
-                /* an empty buffer wraps around here, and is out of the ordinary too */
-                if (vhk_likely(off < q->cache.len && len - 1 < q->cache.len - off && iov != w.end)) {
-                        *iov++ = (struct iovec){ q->cache.host + off, len };
+                uint64_t len = desc_len(d);
+                if (vhk_unlikely(!in_region(&q->cache, d.addr, len)))
+                        turn_to(q, &q->cache, d.addr);
+                if (vhk_likely(in_region(&q->cache, d.addr, len) && iov != w.end)) {
+                        *iov++ = (struct iovec){ q->cache.host + (d.addr - q->cache.gpa), len };
                 } else {
                         w.iov = iov;
                         r = walk_add(q, &w, d.addr, (uint32_t)len);
@@ -190,7 +199,7 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                 r = VHK_RING_NEXT;
                 if (vhk_unlikely(desc_next(d) >= w.n_table))
                         break;
-                d = desc_load(table + desc_next(d));
+                d = desc_load(w.table + desc_next(d));
         }
         if (vhk_unlikely(r)) {
                 if (w.block)
@@ -198,16 +207,13 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                 return r;
         }
         if (!direction) {
-                n_out = (uint16_t)(iov - w.base);
-                out_len = sum;
+                req->n_out = (uint16_t)(iov - w.base);
+                req->out_len = (uint32_t)sum;
         }
-        struct vhk_req *req = &slot->req;
         req->out = w.base;
-        req->in = w.base + n_out;
-        req->n_out = n_out;
-        req->n_in = (uint16_t)(iov - w.base - n_out);
-        req->out_len = (uint32_t)out_len;
-        req->in_len = (uint32_t)(sum - out_len);
+        req->in = w.base + req->n_out;
+        req->n_in = (uint16_t)(iov - req->in);
+        req->in_len = (uint32_t)sum - req->out_len;
         req->internal[VHK_REQ_META] = q->meta | (uintptr_t)w.block << 8;
         return 0;
 }
@@ -247,28 +253,29 @@ VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs
         n = VHK_MIN(n, (unsigned)n_pending);
         copy_heads(q, n);
 
-        unsigned i = 0;
-        for (uint32_t at = q->last_avail; i < n; i++, at++) {
+        uint16_t at = q->last_avail, end = (uint16_t)(at + n);
+        for (; at != end; at++) {
                 uint32_t head = q->popped[at & q->mask];
                 r = VHK_RING_HEAD;
                 if (vhk_unlikely(head > q->mask))
                         break;
-                struct vhk_slot *slot = vhk_queue_slot(q, head);
+                struct vhk_req *req = &vhk_queue_slot(q, head)->req;
                 r = VHK_RING_HEAD_TWICE;
-                if (vhk_unlikely(slot->req.internal[VHK_REQ_META]))
+                if (vhk_unlikely(req->internal[VHK_REQ_META]))
                         break;
-                r = walk_chain(q, slot, head);
+                r = walk_chain(q, req, head);
                 if (vhk_unlikely(r))
                         break;
-                ret_reqs[i] = &slot->req;
+                *ret_reqs++ = req;
         }
-        q->last_avail += (uint16_t)i;
-        q->in_flight += (uint16_t)i;
-        if (vhk_unlikely(i < n && r != WALK_NO_BLOCK)) {
+        uint16_t done = at - q->last_avail;
+        q->last_avail = at;
+        q->in_flight += done;
+        if (vhk_unlikely(at != end && r != WALK_NO_BLOCK)) {
                 vhk_queue_fault(q, (enum vhk_ring_rule)r);      /* those before it are good, and completed in vain */
-                return i ? (int)i : -EPIPE;
+                return done ? done : -EPIPE;
         }
-        return (int)i;
+        return done;
 }
 
 VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
