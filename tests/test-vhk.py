@@ -408,6 +408,8 @@ class WithVhkBlk(Disk, Base):
 
 
 if __name__ == '__main__':
+    if not os.access(VHK, os.X_OK):
+        sys.exit('%s: no such program; test-vhk.py BINDIR, or VHK_BINDIR, says where it is' % VHK)
     result = unittest.main(exit=False, verbosity=1).result
     sys.stderr.flush()
     n_failed = len({getattr(t, 'test_case', t).id() for t, _ in result.failures + result.errors})      # not once per subtest

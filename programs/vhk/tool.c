@@ -17,7 +17,7 @@ void tool_set_name(const char *subcommand) {
 }
 
 /* A line that names the peer's words never carries the peer's control characters. */
-static void print_line(const char *format, va_list args) {
+__attribute__((format(printf, 1, 0))) static void print_line(const char *format, va_list args) {
         char text[1024];
 
         vsnprintf(text, sizeof(text), format, args);
