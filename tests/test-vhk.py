@@ -197,11 +197,13 @@ class Server:
         self.child.send_signal(signal.SIGCONT)
         self.child.terminate()
         try:
-            self.child.communicate(timeout=20)
+            _, err = self.child.communicate(timeout=20)
         except subprocess.TimeoutExpired:
             self.child.kill()
             self.child.communicate()
             raise
+        if 'Sanitizer' in err:
+            raise AssertionError(err)
 
 
 class Qsd(Server):
