@@ -293,7 +293,7 @@ def front_ping(lab):
             expect_bytes(f, 0, data, f"after ping {' '.join(options)}")
     disk.stop()
     if lab.backend == "qsd":
-        forgets = backends.QsdBlk(lab, image, blockdev="null-co,size=4M,read-zeroes=on", name="null")
+        forgets = backends.QsdBlk(lab, image, blockdev="null-co,size=4194304,read-zeroes=on", name="null")
         vhk(lab, "ping", forgets, "--count=1")
         vhk(lab, "ping", forgets, "--count=1", "--write", status=1)
         forgets.stop()
