@@ -154,6 +154,7 @@ struct ring {
 
 struct rig {
         struct vhk_worker *control;
+        int (*turn)(struct rig *r, int timeout_ms);     /* NULL: vhk_worker_dispatch() */
         struct vhk_backend *b;
         struct vhk_backend_options o;
         struct dev dev;
@@ -194,8 +195,12 @@ static inline void rig_log(void *arg, enum vhk_log_level level, const char *text
                 sprintf(r->log + n, "%s\n", text);
 }
 
+static inline int turn(struct rig *r, int timeout_ms) {
+        return r->turn ? r->turn(r, timeout_ms) : vhk_worker_dispatch(r->control, timeout_ms);
+}
+
 static inline void pump(struct rig *r) {
-        for (int i = 0; i < 50 && vhk_worker_dispatch(r->control, 0) > 0; i++)
+        for (int i = 0; i < 50 && turn(r, 0) > 0; i++)
                 ;
 }
 
@@ -205,7 +210,7 @@ static inline void pump(struct rig *r) {
                 uint64_t until_ = now_ns() + 10000000000u;                                                              \
                 while (!(cond)) {                                                                                       \
                         CHECK_MSG(now_ns() < until_, "never: %s; log:\n%s", #cond, (r)->log);                           \
-                        vhk_worker_dispatch((r)->control, 1);                                                           \
+                        turn((r), 1);                                                                                  \
                 }                                                                                                       \
         } while (0)
 
@@ -225,18 +230,18 @@ static inline void make_memory(struct rig *r) {
         CHECK(r->mem != MAP_FAILED);
 }
 
-/* A listening back-end; @o and @ops may be NULL. */
-static inline void rig_open(struct rig *r, const struct vhk_backend_options *o, const struct vhk_device_ops *ops) {
+/* A listening back-end; @o and @ops may be NULL. @dev NULL: r->dev. The rig is zeroed, but for its loop. */
+static inline void rig_open_with(struct rig *r, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev) {
         struct vhk_error e = { .text = "" };
 
-        memset(r, 0, sizeof(*r));
         r->fe.fd = -1;
         for (unsigned i = 0; i < sizeof(r->dev.config); i++)
                 r->dev.config[i] = (uint8_t)(i + 1);
         snprintf(r->dir, sizeof(r->dir), "/tmp/vhk-test-backend-XXXXXX");
         CHECK(mkdtemp(r->dir));
         snprintf(r->path, sizeof(r->path), "%s/s", r->dir);
-        CHECK_OK(vhk_worker_new(NULL, NULL, &r->control));
+        if (!r->control)
+                CHECK_OK(vhk_worker_new(NULL, NULL, &r->control));
         if (o)
                 r->o = *o;
         r->o.size = sizeof(r->o);
@@ -249,10 +254,15 @@ static inline void rig_open(struct rig *r, const struct vhk_backend_options *o, 
                 r->o.trace = rig_log;
                 r->o.trace_arg = r;
         }
-        CHECK_MSG(vhk_backend_open(r->path, &r->o, ops ? ops : &dev_ops, &r->dev, &r->b, &e) == 0, "%s", e.text);
+        CHECK_MSG(vhk_backend_open(r->path, &r->o, ops ? ops : &dev_ops, dev ? dev : &r->dev, &r->b, &e) == 0, "%s", e.text);
         make_memory(r);
         for (unsigned i = 0; i < N_RINGS; i++)
                 r->rings[i] = (struct ring){ .kick = -1, .call = -1, .err = -1 };
+}
+
+static inline void rig_open(struct rig *r, const struct vhk_backend_options *o, const struct vhk_device_ops *ops) {
+        memset(r, 0, sizeof(*r));
+        rig_open_with(r, o, ops, NULL);
 }
 
 static inline void ring_forget(struct ring *g) {
@@ -308,7 +318,7 @@ static inline int fe_receive(struct rig *r, uint32_t id, void *buf, size_t room)
                 CHECK_OK(k);
                 CHECK_MSG(now_ns() < until, "no reply to message %u; log:\n%s", id, r->log);
                 if (k == VHK_CONN_AGAIN)
-                        vhk_worker_dispatch(r->control, 1);
+                        turn(r, 1);
         }
 }
 

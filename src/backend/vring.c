@@ -290,7 +290,8 @@ static void step(struct vhk_post *p) {
         run(v);
 }
 
-/* The last that the home does for this ring: after the post back control may free it. */
+/* The last that the home does for this ring. Control frees it, and its own worker perhaps, when the post has come AND the
+ * home has returned from posting it. */
 static void step_retire(struct vhk_post *p) {
         struct vhk_vring *v = vhk_container_of(p, struct vhk_vring, retire);
 
@@ -302,6 +303,7 @@ static void step_retire(struct vhk_post *p) {
         vhk_queue_free(v->queue);
         vhk_store_relaxed(&v->queue, NULL);     /* the post orders */
         vhk_worker_post(v->control, &v->retired_post);
+        vhk_store_release(&v->said_farewell, true);     /* pairs with on_retired() */
 }
 
 /* ---- control ---- */
@@ -313,6 +315,10 @@ static void on_report(struct vhk_post *p) {
 
 static void on_retired(struct vhk_post *p) {
         struct vhk_vring *v = vhk_container_of(p, struct vhk_vring, retired_post);
+        if (!vhk_load_acquire(&v->said_farewell)) {     /* two instructions away: pairs with step_retire() */
+                vhk_worker_post(v->control, &v->retired_post);
+                return;
+        }
         v->retired = true;
         v->reported(v);
 }

@@ -51,6 +51,7 @@ struct vhk_vring {
         uint16_t base;          /* plain, published by @stopped */
         struct vhk_queue *queue;        /* made at the first start, freed at the farewell */
         uint64_t kicks;         /* relaxed: a counter */
+        bool said_farewell;     /* the home's very last access */
         struct vhk_post to_home, to_control;
         struct vhk_post retire, retired_post;   /* the farewell, there and back */
 
