@@ -15,6 +15,10 @@ import tempfile
 import time
 import unittest
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+from front_end import FrontEnd          # noqa: E402
+
 BLK = RNG = None
 ENV = {k: v for k, v in os.environ.items() if not k.startswith('VHK_')}
 LIMIT = 20      # seconds, for anything to happen
@@ -351,14 +355,74 @@ class Serving(Case):
                         n[t] = n.get(t, 0) + int(line.split()[1])
         return n
 
+    def sleeps(self, c):
+        time.sleep(0.3)
+        before = self.wakeups(c)
+        time.sleep(2)
+        self.assertEqual(self.wakeups(c), before)
+
     def test_idle_makes_no_wakeups(self):
         c, path = self.serve('-b', self.disk, '--num-queues=2')
-        with self.connect(path, c) as s:
-            get_features(s)
-            time.sleep(0.3)
-            before = self.wakeups(c)
-            time.sleep(2)
-            self.assertEqual(self.wakeups(c), before)
+        self.sleeps(c)
+        f = FrontEnd(self.connect(path, c))
+        self.addCleanup(f.close)
+        f.start()
+        f.blk_read(0, 512)
+        self.sleeps(c)          # it has polled, and stopped doing so
+        c.terminate()
+        self.ends(c)
+
+    def test_reads(self):
+        data = bytes(i * 7 & 0xff for i in range(4096))
+        with open(self.disk, 'r+b') as d:
+            d.seek(8192)
+            d.write(data)
+        for engine in ('sync', 'auto'):
+            c, path = self.serve('-b', self.disk, '--engine=' + engine, name=engine)
+            for _ in range(2):
+                f = FrontEnd(self.connect(path, c))
+                f.start()
+                self.assertEqual(f.blk_read(16, 4096), (data, 0, 4097))
+                self.assertEqual(f.blk_read(17, 512), (data[512:1024], 0, 513))
+                self.assertEqual(f.blk_read(1 << 40, 512), (b'\xee' * 512, 1, 1))
+                f.close()
+            c.terminate()
+            self.ends(c)
+
+    def test_rng(self):
+        if not RNG:
+            self.skipTest('cannot: vhk-rng is not built')
+        path = self.path('rng')
+        c = self.start('-s', path, program=RNG)
+        f = FrontEnd(self.connect(path, c))
+        self.addCleanup(f.close)
+        f.start()
+        answers = set()
+        for _ in range(3):
+            f.request(b'', 64)
+            data, length = f.wait(64)
+            self.assertEqual(length, 64)
+            answers.add(data)
+        self.assertEqual(len(answers), 3)
+        c.terminate()
+        self.ends(c)
+
+    def test_memory_that_vanishes(self):
+        c, path = self.serve()
+        f = FrontEnd(self.connect(path, c))
+        f.start()
+        self.assertEqual(f.blk_read(0, 512)[1], 0)
+        os.ftruncate(f.memfd, 0)
+        os.eventfd_write(f.kick, 1)
+        try:
+            self.assertEqual(f.s.recv(1), b'')          # that connection ends ...
+        except ConnectionResetError:
+            pass
+        f.close()
+        f = FrontEnd(self.connect(path, c))             # ... and nothing else
+        f.start()
+        self.assertEqual(f.blk_read(0, 512), (bytes(512), 0, 513))
+        f.close()
         c.terminate()
         self.ends(c)
 

@@ -21,7 +21,6 @@
 #include "daemon/threads.h"
 
 #define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
-#define DMN_QUICK_NS UINT64_C(1)                /* after a second one */
 #define DMN_NO_FD UINT64_MAX
 
 struct dmn_options {
@@ -41,6 +40,7 @@ struct dmn {
         struct vhk_watch *signal_watch;
         unsigned n_stops;
         bool has_opened, has_ended, has_failed;
+        bool is_stuck;          /* requests may still be in flight: nothing that they point to may be freed */
 };
 
 /* ---- log ---- */
@@ -192,8 +192,10 @@ static void dmn_on_signal(void *arg, uint32_t events) {
         if (d->n_stops++ == 0) {
                 vhk_daemon_log(NULL, VHK_LOG_INFO, "asked to end: what was accepted is completed");
                 vhk_backend_stop(d->backend, VHK_STOP_DRAIN, DMN_DRAIN_NS);
-        } else
-                vhk_backend_stop(d->backend, VHK_STOP_ABORT, DMN_QUICK_NS);
+        } else {
+                vhk_daemon_log(NULL, VHK_LOG_WARNING, "asked to end again: requests in flight are left behind");
+                d->has_ended = d->is_stuck = true;
+        }
 }
 
 /* Before there are threads: they inherit the mask. */
@@ -225,26 +227,18 @@ static void dmn_raise_nofile(void) {
 
 /* ---- serving ---- */
 
+/* Comings and goings are in the back-end's own log. */
 static void dmn_on_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
         struct dmn *d = arg;
-        char text[300];
 
-        switch (ev) {
-        case VHK_BACKEND_CONNECTED:
-                vhk_daemon_log(NULL, VHK_LOG_INFO, "a front-end has come");
+        if (ev != VHK_BACKEND_ENDED)
                 return;
-        case VHK_BACKEND_DISCONNECTED:
-                snprintf(text, sizeof(text), "the front-end has gone%s%s", e ? ": " : "", e ? e->text : "");
-                vhk_daemon_log(NULL, e ? VHK_LOG_WARNING : VHK_LOG_INFO, text);
-                return;
-        case VHK_BACKEND_ENDED:
-                if (e && !d->n_stops) {
-                        dmn_fail(e->text);
-                        d->has_failed = true;
-                }
-                d->has_ended = true;
-                return;
+        d->is_stuck = e && !strcmp(e->rule, "backend.stuck");
+        if (e && (d->is_stuck || !d->n_stops)) {
+                dmn_fail(e->text);
+                d->has_failed = true;
         }
+        d->has_ended = true;
 }
 
 static void dmn_log_start(const struct dmn *d) {
@@ -346,6 +340,8 @@ VHK_API int vhk_daemon_run(const struct vhk_program *p, int argc, char **argv) {
         }
         while (k >= 0 && !d.has_ended)
                 k = vhk_worker_dispatch(d.threads.control, -1);
+        if (d.is_stuck)
+                _exit(EXIT_FAILURE);
         dmn_end(&d);
         return d.has_failed || k < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
