@@ -580,6 +580,10 @@ static struct {
         bool dsync[16];
         uint16_t used[16];      /* published when the step was executed */
         unsigned n, refuse_dsync, interrupt;
+        int fail;               /* this errno instead of doing anything */
+        bool slow;              /* answers come later: the requests are in later[] */
+        struct vhk_req *later[16];
+        struct blk_queue *bq;
         size_t at_most;         /* bytes per call; 0: all */
         struct machine *m;
 } spy;
@@ -595,6 +599,13 @@ static int64_t spy_submit(struct blk_queue *bq, struct vhk_req *r) {
         }
         if (dsync && spy.refuse_dsync)
                 return -EOPNOTSUPP;
+        if (spy.fail)
+                return -spy.fail;
+        if (spy.slow) {
+                spy.bq = bq;
+                spy.later[spy.n - 1] = r;
+                return -EINPROGRESS;
+        }
         if (spy.interrupt && spy.interrupt++ % 2)
                 return -EINTR;
         if (spy.at_most && (b->step == BLK_READ || b->step == BLK_WRITE)) {
@@ -716,6 +727,49 @@ TEST(short_and_interrupted_calls_go_on) {
         struct request r = make(&m, BLK_T_IN, 9, 0, 2048);
         run_one(&m, &r, &odd, "read", BLK_S_OK, 2049);
         CHECK(!memcmp(r.in, w.out + 16, 2048));
+        stop(&m);
+}
+
+TEST(disk_errors) {
+        static const int errors[] = { EIO, ENOSPC, EINVAL, EROFS, EOPNOTSUPP, EINTR };       /* EINTR for ever ends too */
+        struct machine m = { .fd = -1 };
+
+        start_spy(&m, FLUSH);
+        for (unsigned i = 0; i < VHK_N(errors); i++) {
+                spy.fail = errors[i];
+                struct request w = make(&m, BLK_T_OUT, 0, 512, 0), r = make(&m, BLK_T_IN, 0, 0, 512), f = make(&m, BLK_T_FLUSH, 0, 0, 0);
+                run_one(&m, &f, &plain, strerror(errors[i]), BLK_S_IOERR, 1);
+                run_one(&m, &r, &plain, strerror(errors[i]), BLK_S_IOERR, 1);
+                CHECK(r.in[0] == 0xee && r.in[511] == 0xee);
+                run_one(&m, &w, &plain, strerror(errors[i]), BLK_S_IOERR, 1);
+        }
+        stop(&m);
+}
+
+/* H58: a drain lasts until the disk has answered, and then everything is told. */
+TEST(drain_with_a_slow_disk) {
+        struct machine m = { .fd = -1 };
+        struct request r[3];
+
+        start_spy(&m, FLUSH);
+        spy.slow = true;
+        for (unsigned i = 0; i < 3; i++) {
+                r[i] = make(&m, BLK_T_FLUSH, 0, 0, 0);
+                send(&m, &r[i], &plain);
+        }
+        publish(&m);
+        CHECK_EQ(spy.n, 3);
+        CHECK_EQ(vhk_queue_drain(m.q), 1);
+        for (unsigned i = 0; i < 3; i++) {
+                vhk_worker_dispatch(m.worker, 0);
+                CHECK(!m.has_settled);
+                blk_continue(spy.bq, spy.later[2 - i], i == 1 ? -EIO : 0);
+                vhk_queue_flush(m.q);
+        }
+        vhk_worker_dispatch(m.worker, 0);
+        CHECK(m.has_settled);
+        CHECK_EQ(vhk_le16_get(m.used->idx), 3);
+        CHECK(status(&r[0]) == BLK_S_OK && status(&r[1]) == BLK_S_IOERR && status(&r[2]) == BLK_S_OK);
         stop(&m);
 }
 
