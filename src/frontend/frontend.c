@@ -52,11 +52,8 @@ static int leave(struct vhk_frontend *f, int k) {
         if (f->config_changed && !f->end.code && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_CONFIG_CHANGED, NULL);
         f->config_changed = false;
-        if (f->end.code && !f->end_told) {
-                f->end_told = true;
-                if (f->options.on_event)
-                        f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
-        }
+        if (f->end.code && f->options.on_event)         /* once: enter() lets nobody in again */
+                f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
         f->busy = false;
         return k;
 }

@@ -38,7 +38,7 @@ struct vhk_frontend {
         struct vhk_error end;                           /* why the connection ended; code 0: it lives */
         struct vhk_log log, trace;
         bool busy;                                      /* a call runs: callbacks get -EDEADLK */
-        bool end_told, config_changed;                  /* events: told, to be told */
+        bool config_changed;                            /* an event to be told when the call is over */
 };
 
 struct vhk_frontend_carrier {
