@@ -224,7 +224,8 @@ static inline int pending(struct vhk_queue *q) {
         uint16_t idx = vhk_le16_get((vhk_le16){ vhk_load_acquire(&q->avail->idx.v) });
         uint16_t n = idx - q->last_avail, seen = q->avail_seen - q->last_avail;
 
-        if (vhk_unlikely(n > q->mask + 1u || n < seen)) {
+        /* those in flight have a descriptor each that is not free; and their places in q->popped are not overwritten */
+        if (vhk_unlikely((uint32_t)n + q->in_flight > q->mask + 1u || n < seen)) {
                 vhk_queue_fault(q, VHK_RING_AVAIL_JUMP);
                 return -EPIPE;
         }

@@ -324,6 +324,13 @@ static void c_back(struct rig *g) {
         vhk_queue_unpop(g->q, 1);
         jump_by(g, 2);
 }
+static void c_more_than_free(struct rig *g) {           /* found by fuzz-split: unpop gave back another request than the newest */
+        struct vhk_req *r[2];
+        offer_one(g, 0, DATA(0), 1, 0);
+        offer_one(g, 1, DATA(0), 1, 0);
+        CHECK_EQ(vhk_queue_pop(g->q, r, 2), 2);
+        jump_by(g, 2 + 15);
+}
 static void c_head_1(struct rig *g) { head_is(g, 16); }
 static void c_head_2(struct rig *g) { head_is(g, 0xffff); }
 static void c_twice(struct rig *g) {
@@ -403,6 +410,7 @@ static const struct crime crimes[] = {
         { "back by one", "ring.avail-jump", c_jump_2 },
         { "half the numbers", "ring.avail-jump", c_jump_3 },
         { "back behind what was seen", "ring.avail-jump", c_back },
+        { "more than there are free descriptors", "ring.avail-jump", c_more_than_free },
         { "head 16 of 16", "ring.head", c_head_1 },
         { "head 65535", "ring.head", c_head_2 },
         { "head in flight", "ring.head-twice", c_twice },
