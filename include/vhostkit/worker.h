@@ -45,7 +45,8 @@ struct vhk_loop_ops {
  */
 int vhk_worker_new(const struct vhk_loop_ops *ops, void *loop, struct vhk_worker **ret_w);
 
-/** vhk_worker_free() - every watch, timer and poller must be gone; posts still waiting are run. NULL is legal. */
+/** vhk_worker_free() - every watch, timer and poller must be gone, and no other thread inside of vhk_worker_post() or
+ * vhk_req_complete() for it; posts still waiting are run. NULL is legal. */
 struct vhk_worker *vhk_worker_free(struct vhk_worker *w);
 
 /** vhk_worker_get_fd() - readable when vhk_worker_dispatch() has work; -EOPNOTSUPP on a foreign loop */

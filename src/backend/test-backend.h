@@ -278,12 +278,17 @@ static inline void fe_close(struct rig *r) {
                 ring_forget(&r->rings[i]);
 }
 
-static inline void rig_close(struct rig *r) {
+/* The back-end ends and is freed. */
+static inline void rig_end(struct rig *r) {
         fe_close(r);
         if (r->b) {
                 CHECK_OK(vhk_backend_stop(r->b, VHK_STOP_DRAIN, 0));
                 PUMP_UNTIL(r, r->freed);
         }
+}
+
+static inline void rig_close(struct rig *r) {
+        rig_end(r);
         vhk_worker_free(r->control);
         munmap(r->mem, MEM_BYTES);
         close(r->memfd);

@@ -247,6 +247,8 @@ static void with_four_homes(unsigned rounds, uint64_t spin_ns) {
         CHECK_EQ(vhk_backend_set_worker(r.b, 0, h[1].w), -EBUSY);
         fe_close(&r);                           /* with everything running */
         storm(&r, rounds / 4);                  /* and the next front-end */
+        rig_end(&r);
+        tdev_end(&d);                           /* a thread that completes must be through before a worker is freed */
         rig_close(&r);
         for (unsigned i = 0; i < N_RINGS; i++) {
                 vhk_worker_post(h[i].w, &h[i].quit_post);
@@ -254,7 +256,6 @@ static void with_four_homes(unsigned rounds, uint64_t spin_ns) {
                 vhk_worker_free(h[i].w);
                 CHECK_EQ(d.n_start[i], d.n_stopped[i]);
         }
-        tdev_end(&d);
 }
 
 TEST(four_homes) {
@@ -346,8 +347,9 @@ TEST(one_foreign_loop) {
         storm(&r, 2000);
         fe_close(&r);
         storm(&r, 500);
-        rig_close(&r);
+        rig_end(&r);
         tdev_end(&d);
+        rig_close(&r);
         for (unsigned i = 0; i < N_RINGS; i++)
                 CHECK_EQ(d.n_start[i], d.n_stopped[i]);
         CHECK_EQ(the_loop.n, 0);
