@@ -300,6 +300,7 @@ class Disk:
         order = [t[k] for k in ('min', 'p50', 'p90', 'p99', 'p99_9', 'p99_99', 'max')]
         self.assertEqual(order, sorted(order))
         self.assertGreater(t['min'], 0)
+        self.assertTrue(0 < r['bursts'] <= r['requests'])
         self.assertGreater(r['client']['cpu_seconds'], 0)
         self.assertIsNone(r['error'])
         return r

@@ -36,7 +36,7 @@ struct lane {
         struct vhk_blk_done *done;
         unsigned n_ready, n_in_flight;
         uint64_t n_blocks, first, at;   /* sequential: block of the disk where it begins, next one */
-        uint64_t random;
+        uint64_t random, n_bursts;
         int error;
         uint64_t error_offset;
         int *stop;                      /* shared (atomic, relaxed): only a hint to end, nothing is published by it */
@@ -140,6 +140,7 @@ static void *lane_run(void *arg) {
                         refill(l, l->done[i].cookie, now);
                 }
                 l->n_in_flight -= (unsigned)k;
+                l->n_bursts++;
                 __atomic_store_n(&l->n_done, l->latency.n, __ATOMIC_RELAXED);
         }
         lane_drain(l);
@@ -225,6 +226,7 @@ static int run_lanes(struct lane *lanes, const struct load_job *job, struct load
                         continue;
                 pthread_join(lanes[i].thread, NULL);
                 hist_merge(&r->latency, &lanes[i].latency);
+                r->n_bursts += lanes[i].n_bursts;
                 if (lanes[i].error && !r->error) {
                         r->error = lanes[i].error;
                         r->error_offset = lanes[i].error_offset;

@@ -33,13 +33,14 @@ struct load_job {
 /**
  * struct load_result - what came of it
  * @n, @bytes: requests that were answered with success, and their data
+ * @n_bursts: times that answers were found, one or more at once
  * @ns: from the first submission to the last answer
  * @client_cpu_ns: CPU time of this process; @server_cpu_ns: of job.server_pid, UINT64_MAX where it is not known
  * @latency: of each request, from submission of its burst to the burst of answers that brought it
  * @error, @error_offset: first failure: the negative errno and where; 0: none
  */
 struct load_result {
-        uint64_t n, bytes, ns, client_cpu_ns, server_cpu_ns;
+        uint64_t n, n_bursts, bytes, ns, client_cpu_ns, server_cpu_ns;
         int error;
         uint64_t error_offset;
         struct hist latency;

@@ -46,6 +46,7 @@ void report_print(const struct load_job *job, const struct load_result *r, FILE 
         fprintf(f, "IOPS      %s  (%llu requests in %.3f s)\n", report_format_rate(rate, sizeof(rate), per_second(r, (double)r->n)),
                 (unsigned long long)r->n, (double)r->ns / 1e9);
         fprintf(f, "MB/s      %.1f\n", per_second(r, (double)r->bytes) / 1e6);
+        fprintf(f, "bursts    %.1f answers at once on average\n", r->n_bursts ? (double)r->n / (double)r->n_bursts : 0);
         print_cpu("client", r, r->client_cpu_ns, f);
         if (r->server_cpu_ns != UINT64_MAX)
                 print_cpu("server", r, r->server_cpu_ns, f);
@@ -100,6 +101,7 @@ void report_print_json(const char *endpoint, bool polling, const struct load_job
         json_string(&j, "mode", polling ? "poll" : "event");
         json_double(&j, "seconds", (double)r->ns / 1e9);
         json_uint(&j, "requests", r->n);
+        json_uint(&j, "bursts", r->n_bursts);
         json_double(&j, "iops", per_second(r, (double)r->n));
         json_double(&j, "mb_per_s", per_second(r, (double)r->bytes) / 1e6);
         json_cpu(&j, "client", r, r->client_cpu_ns);
