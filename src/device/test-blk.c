@@ -6,7 +6,9 @@
 #include "base/test.h"
 
 #include <fcntl.h>
+#include <linux/loop.h>
 #include <linux/virtio_blk.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <vhostkit/worker.h>
@@ -927,6 +929,68 @@ TEST(direct) {
                 CHECK_EQ(h.in[0], BLK_S_OK);
                 check_file(&m, 65536, data, 65536, "aligned read");
                 stop(&m);
+        }
+}
+
+/* ---- a block device ---- */
+
+/* A loop device on the machine's file, gone when its last descriptor is; -1: cannot be had. The device takes its path. */
+static int attach_loop(struct machine *m, char *ret_path, size_t n) {
+        VHK_AUTOCLOSE int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+        int i = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
+        struct loop_config c = { .fd = (uint32_t)m->fd, .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
+
+        if (i < 0)
+                return -1;
+        snprintf(ret_path, n, "/dev/loop%d", i);
+        int fd = open(ret_path, O_RDWR | O_CLOEXEC);
+        if (fd >= 0 && ioctl(fd, LOOP_CONFIGURE, &c) < 0)
+                vhk_close(&fd);
+        return fd;
+}
+
+static void ranges_on(struct machine *m, uint32_t type, uint32_t flags) {
+        uint8_t zero[8 * 512] = { 0 };
+        struct request z = make(m, type, 0, 16, 0), r = make(m, BLK_T_IN, 64, 0, sizeof(zero));
+        struct blk_segment g = { vhk_le64_of(64), vhk_le32_of(8), vhk_le32_of(flags) };
+
+        memcpy(z.out + 16, &g, sizeof(g));
+        run_one(m, &z, &plain, "range", BLK_S_OK, 1);
+        run_one(m, &r, &plain, "read", BLK_S_OK, sizeof(zero) + 1);
+        if (type == BLK_T_WRITE_ZEROES)
+                CHECK(!memcmp(r.in, zero, sizeof(zero)));
+}
+
+TEST(block_device) {
+        FOR_ENGINES(e) {
+                for (uint8_t direct = 0; direct < 2; direct++) {
+                        struct machine m = { .fd = -1 };
+                        char path[32] = "";
+                        struct request w;
+
+                        make_file(&m, tmp(), DISK);
+                        int loop = attach_loop(&m, path, sizeof(path));
+                        if (loop < 0) {
+                                stop(&m);
+                                SKIP("cannot: no loop device to be had here");
+                        }
+                        start(&m, (struct vhk_blkdev_options){ .engine = (enum vhk_blkdev_engine)e, .path = path, .direct = direct }, FLUSH);
+                        CHECK(m.d->file.is_block);
+                        CHECK_EQ(vhk_blkdev_get_capacity(m.d), DISK);
+                        for (unsigned i = 0; i < 3; i++) {
+                                w = make(&m, BLK_T_OUT, 64, 8 * 512, 0);
+                                fill(w.out + 16, 8 * 512, i);
+                                run_one(&m, &w, &plain, "write", BLK_S_OK, 1);
+                                struct request f = make(&m, BLK_T_FLUSH, 0, 0, 0);
+                                run_one(&m, &f, &plain, "flush", BLK_S_OK, 1);
+                                check_file(&m, 64 * 512, w.out + 16, 8 * 512, "block device");
+                                ranges_on(&m, i ? BLK_T_WRITE_ZEROES : BLK_T_DISCARD, i == 2);
+                        }
+                        struct request x = make(&m, BLK_T_OUT, DISK / 512, 512, 0);
+                        run_one(&m, &x, &plain, "behind the end", BLK_S_IOERR, 1);
+                        close(loop);
+                        stop(&m);
+                }
         }
 }
 
