@@ -138,8 +138,10 @@ static VHK_HOT __attribute__((noinline)) int walk_enter(struct vhk_queue *q, str
 
         if (vhk_unlikely(!in_region(&q->table_cache, d.addr, len)))
                 turn_to(q, &q->table_cache, d.addr);
-        const void *table = q->table_cache.host + (d.addr - q->table_cache.gpa);
-        if (vhk_unlikely(!in_region(&q->table_cache, d.addr, len) || (uintptr_t)table % sizeof(uint64_t)))
+        const void *table = NULL;
+        if (vhk_likely(in_region(&q->table_cache, d.addr, len)))
+                table = q->table_cache.host + (d.addr - q->table_cache.gpa);
+        if (vhk_unlikely(!table || (uintptr_t)table % sizeof(uint64_t)))
                 table = table_copy(q, d.addr, len);
         if (vhk_unlikely(!table))
                 return VHK_RING_INDIRECT_HOLE;
