@@ -63,6 +63,7 @@ static VHK_COLD int blk_parse_other(const struct vhk_blkdev *d, struct vhk_req *
         switch (type) {
         case BLK_T_FLUSH:
                 b->step = BLK_SYNC;
+                b->step_off = 0;
                 return BLK_GO;
         case BLK_T_GET_ID:
                 b->done = (uint32_t)vhk_req_write(r, 0, d->serial, VHK_MIN(r->in_len - 1, BLK_SERIAL_LEN));
