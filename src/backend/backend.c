@@ -128,9 +128,7 @@ static void give_up(struct vhk_backend *b) {
         b->stuck = true;
         vhk_session_fail(b, -ETIMEDOUT, "backend.stuck", "requests were still in flight at the time limit of the stop");
         close_listener(b);
-        b->conn_watch = vhk_watch_free(b->conn_watch);
-        vhk_conn_done(&b->conn);
-        vhk_host_close_channel(&b->host);
+        vhk_session_abandon(b);
         b->state = VHK_BACKEND_RETIRING;
         vhk_worker_post(b->o.control, &b->end_post);
 }

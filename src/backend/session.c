@@ -85,6 +85,12 @@ static void forget_session(struct vhk_backend *b) {
         } };
 }
 
+/* The rings have not stopped in time. Their homes hold references of their own to what they still use. */
+void vhk_session_abandon(struct vhk_backend *b) {
+        close_connection(b);
+        forget_session(b);
+}
+
 /* All rings have stopped. */
 static void session_ended(struct vhk_backend *b) {
         close_connection(b);

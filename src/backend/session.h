@@ -149,6 +149,7 @@ void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const c
 void vhk_session_check(struct vhk_backend *b);
 /* Stops all rings; the connection is closed at once if @how is ABORT, else when they have stopped. */
 void vhk_session_close(struct vhk_backend *b, enum vhk_stop how);
+void vhk_session_abandon(struct vhk_backend *b);
 void vhk_session_watch(struct vhk_backend *b);          /* listen to what makes sense now */
 void vhk_session_on_timer(struct vhk_backend *b);
 void vhk_session_reported(struct vhk_vring *v);

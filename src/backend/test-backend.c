@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /* Every message: success and refusal; where front-ends come from; how it ends. */
+#include <sys/resource.h>
+
 #include "backend/test-backend.h"
 
 TEST(offers) {
@@ -459,6 +461,48 @@ TEST(wrong_use) {
         CHECK(vhk_backend_open(NULL, &o, &ops, &d, &b, &e) < 0);
         CHECK(b == NULL && vhk_backend_free(NULL) == NULL);
         vhk_worker_free(w);
+}
+
+static void count_line(void *arg, enum vhk_log_level level, const char *text) {
+        ++*(unsigned *)arg;
+}
+
+/* A flood of messages takes its turns: others of the same worker come between. */
+TEST(flood_of_messages) {
+        static struct rig r;
+        unsigned lines = 0, most = 0;
+
+        rig_open(&r, &(struct vhk_backend_options){ .trace = count_line, .trace_arg = &lines }, NULL);
+        fe_connect(&r);
+        PUMP_UNTIL(&r, r.n_connected == 1);
+        for (unsigned i = 0; i < 150; i++)
+                fe_send(&r, VHK_FE_SET_OWNER, 0, NULL, 0, NULL, 0);
+        for (unsigned before = 0; before < 150;) {
+                CHECK_EQ(turn(&r, 100), 1);
+                most = lines - before > most ? lines - before : most;
+                before = lines;
+        }
+        CHECK(most > 8 && most <= 64);
+        rig_close(&r);
+}
+
+/* Without descriptors left a client waits in the backlog; the worker does not spin meanwhile. */
+TEST(no_descriptors_left) {
+        static struct rig r;
+        struct rlimit old, few;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+        few = old;
+        few.rlim_cur = (rlim_t)r.fe.fd + 1;
+        CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        CHECK_EQ(turn(&r, 100), 1);
+        CHECK_EQ(turn(&r, 10), 0);
+        CHECK_EQ(r.n_connected, 0);
+        CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        rig_close(&r);
 }
 
 /* A front-end that does not read what it asked for: answers wait in bounded memory, nothing blocks, nothing is lost. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /* Rings over a session: start, requests, stop, everything that changes while they run, and faults. */
+#include <signal.h>
+#include <vhostkit/memory.h>
+
 #include "backend/test-backend.h"
 
 static void work(struct rig *r, unsigned i, unsigned n) {
@@ -106,6 +109,8 @@ TEST(base_of_a_ring_in_the_middle) {
         fe_set_up(&r, 1);
         work(&r, 0, 21);
         CHECK_EQ(ring_stop(&r, 0), 21);
+        CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 3, 5), 0);
+        CHECK_EQ(ring_stop(&r, 3), 5);                          /* a ring that never ran */
         CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 0, 21), 0);
         CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 0, 0x10000), 1);
         ring_go(&r, 0);
@@ -237,6 +242,29 @@ TEST(stop_completes_what_was_accepted) {
         CHECK_EQ(ring_reap(&r, 0), 5);
         CHECK_EQ(r.n_ended, 1);
         CHECK_EQ(r.last_error, 0);
+        rig_close(&r);
+}
+
+/* A device that does not give back: the end is told at the limit all the same, and what it may still touch stays. */
+TEST(stop_at_the_time_limit) {
+        static struct rig r;
+        static struct vhk_backend *kept;        /* it is never freed: reachable for leak checkers */
+
+        rig_open(&r, NULL, NULL);
+        r.dev.hold = true;
+        fe_set_up(&r, 2);
+        ring_add(&r, 0);
+        PUMP_UNTIL(&r, r.dev.n_held == 1);
+        kept = r.b;
+        CHECK_OK(vhk_backend_stop(r.b, VHK_STOP_DRAIN, 5000000));
+        PUMP_UNTIL(&r, r.freed);
+        CHECK_EQ(r.n_ended, 1);
+        CHECK_EQ(r.last_error, -ETIMEDOUT);
+        dev_release(&r.dev);                    /* too late, but not into freed memory */
+        PUMP_UNTIL(&r, r.dev.n_stopped == 2);
+        pump(&r);
+        CHECK_EQ(r.n_ended, 1);
+        CHECK(kept);
         rig_close(&r);
 }
 
@@ -672,6 +700,33 @@ TEST(device_that_leaves_requests) {
         CHECK_EQ(r.dev.n_negotiated, before);
         CHECK_EQ(ring_stop(&r, 0), 0);
         rig_close(&r);
+}
+
+static void on_sigbus(int sig, siginfo_t *info, void *context) {
+        if (!vhk_sigbus_try(info))
+                _exit(70);
+}
+
+/* H20: a memfd that shrinks breaks the connection, not the process; the next front-end is served. */
+TEST(memory_is_truncated) {
+        static struct rig r;
+        struct sigaction old, sa = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+
+        CHECK(sigaction(SIGBUS, &sa, &old) == 0);
+        rig_open(&r, NULL, NULL);
+        fe_set_up(&r, 2);
+        work(&r, 0, 3);
+        CHECK(ftruncate(r.memfd, 0) == 0);
+        vhk_notify_fd(r.rings[0].kick);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        CHECK_STR(r.last_rule, "mem.bad");
+        CHECK_EQ(r.dev.n_stopped, 2);
+        fe_close(&r);
+        CHECK(ftruncate(r.memfd, MEM_BYTES) == 0);
+        fe_set_up(&r, 1);
+        work(&r, 0, 3);
+        rig_close(&r);
+        CHECK(sigaction(SIGBUS, &old, NULL) == 0);
 }
 
 /* Two front-ends after another leave no request behind, whatever was in flight. */

@@ -18,6 +18,7 @@ static unsigned rnd(unsigned n) {
 /* ---- a device for many threads: odd numbers are answered by a thread of its own ---- */
 
 struct tdev {
+        struct vhk_host *host;
         pthread_mutex_t lock;
         pthread_cond_t cond;
         struct vhk_req *todo[N_RINGS * RING_SIZE];
@@ -38,6 +39,7 @@ static void *completer(void *arg) {
                         break;
                 struct vhk_req *r = d->todo[--d->n];
                 pthread_mutex_unlock(&d->lock);
+                (void)vhk_host_config_changed(d->host);
                 vhk_req_complete(r, dev_answer(r));
                 pthread_mutex_lock(&d->lock);
         }
@@ -66,6 +68,16 @@ static void tdev_run(void *arg, struct vhk_queue *q) {
         vhk_queue_flush(q);
 }
 
+static int tdev_attach(void *arg, struct vhk_host *host) {
+        ((struct tdev *)arg)->host = host;
+        return 0;
+}
+
+static int tdev_get_config(void *arg, uint32_t off, void *buf, uint32_t n) {
+        memset(buf, 1, n);
+        return 0;
+}
+
 static int tdev_start(void *arg, struct vhk_queue *q, struct vhk_worker *home) {
         ((struct tdev *)arg)->n_start[vhk_queue_get_index(q)]++;
         return 0;
@@ -77,7 +89,7 @@ static void tdev_stopped(void *arg, struct vhk_queue *q) {
 
 static const struct vhk_device_ops tdev_ops = {
         .size = sizeof(tdev_ops), .virtio_id = VHK_ID_RNG, .n_queues = N_RINGS, .queue_size_max = 256, .req_size = 16,
-        .threads = VHK_THREADS_PER_QUEUE, .queue_start = tdev_start, .queue_run = tdev_run, .queue_stopped = tdev_stopped,
+        .config_len = 4, .threads = VHK_THREADS_PER_QUEUE, .attach = tdev_attach, .get_config = tdev_get_config, .queue_start = tdev_start, .queue_run = tdev_run, .queue_stopped = tdev_stopped,
 };
 
 static void tdev_begin(struct tdev *d) {
@@ -151,9 +163,38 @@ static void look_at_metrics(struct rig *r, unsigned i) {
         CHECK_EQ(m.faults, 0);
 }
 
+static struct vhk_conn channel = { .fd = -1 };
+static unsigned n_config_changes;
+
+static void open_channel(struct rig *r) {
+        int pair[2];
+
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        CHECK_EQ(fe_ask(r, VHK_FE_SET_BACKEND_REQ_FD, NULL, 0, pair[1]), 0);
+        close(pair[1]);
+        vhk_conn_done(&channel);
+        CHECK_OK(vhk_conn_init(&channel, pair[0]));
+}
+
+/* Takes what the back-end has to say of its configuration, and acknowledges it. */
+static void serve_channel(struct rig *r, unsigned i) {
+        static const struct vhk_hdr ack = { VHK_BE_CONFIG_CHANGE_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 8 };
+        int k;
+
+        while ((k = vhk_conn_receive(&channel)) == VHK_CONN_HEADER || k == VHK_CONN_MESSAGE) {
+                if (k == VHK_CONN_HEADER)
+                        continue;
+                CHECK_EQ(vhk_decoder_header(&channel.in).request, VHK_BE_CONFIG_CHANGE_MSG);
+                vhk_decoder_next(&channel.in);
+                CHECK_OK(vhk_conn_send(&channel, &ack, &(uint64_t){ 0 }, NULL, 0));
+                n_config_changes++;
+        }
+        CHECK_EQ(k, VHK_CONN_AGAIN);
+}
+
 static void (*const changes[])(struct rig *r, unsigned i) = {
         change_call, change_call, change_enable, change_enable, restart, restart, change_region, change_table, repeat_features,
-        look_at_metrics,
+        look_at_metrics, serve_channel,
 };
 
 /* Waits for the device's notification, not for time to pass: one that is lost is a failure. */
@@ -175,7 +216,9 @@ static void wait_idle(struct rig *r, unsigned i) {
 static void storm(struct rig *r, unsigned rounds) {
         second_region = true;
         fe_connect(r);
-        fe_negotiate(r, FEATURES, PROTOCOL & ~VHK_BIT(VHK_PF_CONFIG));
+        fe_negotiate(r, FEATURES, PROTOCOL);
+        open_channel(r);
+        n_config_changes = 0;
         CHECK_EQ(fe_mem_reg(r, VHK_FE_ADD_MEM_REG, 0, 1 << 20), 0);
         CHECK_EQ(fe_mem_reg(r, VHK_FE_ADD_MEM_REG, 1 << 20, 1 << 20), 0);
         for (unsigned i = 0; i < N_RINGS; i++) {
@@ -205,6 +248,8 @@ static void storm(struct rig *r, unsigned rounds) {
                 wait_idle(r, i);
                 CHECK(r->rings[i].n_added > rounds / 8);
         }
+        CHECK(n_config_changes > 0);
+        vhk_conn_done(&channel);
 }
 
 /* ---- four homes, five threads ---- */
