@@ -26,6 +26,7 @@ else:
     BINDIR = os.environ.get('VHK_BINDIR', 'build/bin')
 VHK = os.path.join(BINDIR, 'vhk')
 VHK_BLK = os.path.join(BINDIR, 'vhk-blk')
+VHK_RNG = os.path.join(BINDIR, 'vhk-rng')
 QSD = shutil.which('qemu-storage-daemon')
 CI = os.environ.get('CI') == 'true'
 MIB = 1 << 20
@@ -108,7 +109,7 @@ class Usage(Base):
     def test_wrong_values(self):
         for args in (['probe'], ['probe', '/x', '/y'], ['bench', '/x', '--depth=0'], ['bench', '/x', '--depth=many'], ['bench', '/x', '--rw=backwards'],
                      ['bench', '/x', '--event', '--poll'], ['bench', '/x', '--rw=randwrite'], ['bench', '/x', '--rw=read', '--write'],
-                     ['bench', '/x', '--queue-size=100'], ['ping', '/x', '--count=0'], ['probe', '/x', '--device=toaster'], ['demo', 'x']):
+                     ['bench', '/x', '--queue-size=100'], ['bench', '/x', '--depth=1K', '--block-size=16M'], ['ping', '/x', '--count=0'], ['probe', '/x', '--device=toaster'], ['demo', 'x']):
             with self.subTest(args=args):
                 self.fails(vhk(*args), 2)
         self.assertIn('--write', vhk('bench', '/x', '--rw=randwrite').stderr)
@@ -380,6 +381,24 @@ class Disk:
                 _, err = child.communicate(timeout=LIMIT)
                 self.assertEqual(child.returncode, 1)
                 self.assertIn('connection', err)
+
+
+class Rng(Server):
+    def argv(self, image, read_only):
+        return [VHK_RNG, '--socket-path=' + self.socket]
+
+
+@unittest.skipUnless(os.path.exists(VHK_RNG), 'no vhk-rng in ' + BINDIR)
+class NoDisk(Base):
+    def test_unknown_device(self):
+        s = Rng(self, None)
+        p = json.loads(self.works(vhk('probe', s.socket, '--json')))
+        self.assertEqual(p['device'], {'name': None, 'id': 0, 'how': 'unknown'})
+        self.assertEqual(p['config'], {'length': 0, 'hex': ''})
+        self.assertIn('unknown (vhost-user does not say)', self.works(vhk('probe', s.socket)))
+        self.assertIn('rng\n', self.works(vhk('probe', s.socket, '--device=rng')))
+        for sub in ('ping', 'bench'):
+            self.fails(vhk(sub, s.socket), 1, 'no block device')
 
 
 @unittest.skipUnless(QSD or CI, 'qemu-storage-daemon is not installed (package qemu-system-x86 or qemu-utils)')

@@ -15,6 +15,8 @@ struct bench {
         uint64_t block_size, depth, queues, queue_size, seconds, server_pid, timeout_ms;
 };
 
+#define MEMORY_MAX (UINT64_C(4) << 30)
+
 enum { RW_READ, RW_RANDREAD, RW_WRITE, RW_RANDWRITE, RW_DEFAULT = -1 };
 static const char *const rw_words[] = { "read", "randread", "write", "randwrite", NULL };
 
@@ -75,6 +77,9 @@ static enum tool_status check_options(const struct bench *o) {
                 return tool_usage("--rw=%s and --write contradict each other", rw_words[o->rw]);
         if (o->queue_size & (o->queue_size - 1))
                 return tool_usage("--queue-size=%llu is not a power of two", (unsigned long long)o->queue_size);
+        if (o->queues * o->depth * o->block_size > MEMORY_MAX)
+                return tool_usage("%llu queues times %llu requests of %llu bytes need more than 4 GiB of buffers", (unsigned long long)o->queues,
+                                  (unsigned long long)o->depth, (unsigned long long)o->block_size);
         if (o->server_pid && load_cpu_ns((pid_t)o->server_pid) == UINT64_MAX)
                 return tool_fail("--server-pid=%llu: no CPU time of such a process in /proc", (unsigned long long)o->server_pid);
         return TOOL_OK;

@@ -21,9 +21,9 @@ const char *report_format_rate(char *buf, size_t n, double rate) {
         static const char *const units[] = { "", " K", " M", " G" };
         unsigned u = 0;
 
-        for (; rate >= 9999.5 && u < 3; u++)
+        for (; rate >= 999.5 && u < 3; u++)
                 rate /= 1000;
-        snprintf(buf, n, "%.*f%s", u == 0 || rate >= 999.5 ? 0 : rate >= 99.95 ? 1 : 2, rate, units[u]);
+        snprintf(buf, n, "%.*f%s", u == 0 || rate >= 99.95 ? 0 : rate >= 9.995 ? 1 : 2, rate, units[u]);
         return buf;
 }
 
