@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <time.h>
 
 #include <vhostkit/vhostkit.h>
@@ -429,7 +430,10 @@ static int request(const struct iovec *sg, unsigned n_out, unsigned n_in, uint8_
                         *ret_len = done.len;
                 if (k != 0)
                         return k == 1 && done.cookie == sg ? *(volatile uint8_t *)status : -1;
-                poll(&(struct pollfd){ .fd = vhk_drvq_get_fd(raw), .events = POLLIN }, 1, 1);
+                /* 10000 times a millisecond: the descriptor is emptied, else it would be ready for ever */
+                struct pollfd p = { .fd = vhk_drvq_get_fd(raw), .events = POLLIN };
+                if (poll(&p, 1, 1) > 0 && read(p.fd, &(uint64_t){ 0 }, 8) < 0)
+                        return -1;
         }
         return -1;
 }
