@@ -534,6 +534,20 @@ TEST(those_before_the_fault_are_handed_out) {
         rig_close(&g);
 }
 
+TEST(what_was_pushed_and_not_flushed_dies_with_the_ring) {
+        struct vhk_req *r;
+        struct rig g;
+
+        rig_open(&g, &plain);
+        offer_one(&g, 0, DATA(0), 1, W);
+        vhk_queue_push(g.q, pop_one(&g), 1);
+        offer_one(&g, 1, DATA(0), 1, 8);
+        CHECK_EQ(vhk_queue_pop(g.q, &r, 1), -EPIPE);
+        CHECK_EQ(vhk_queue_flush(g.q), -EPIPE);
+        CHECK_EQ(used_idx(&g), 0);
+        rig_close(&g);
+}
+
 TEST(owner_breaks_a_ring) {
         struct rig g;
 
