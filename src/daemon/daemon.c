@@ -227,10 +227,26 @@ static void dmn_raise_nofile(void) {
 
 /* ---- serving ---- */
 
+static void dmn_log_metrics(const struct dmn *d) {
+        struct vhk_ring_metrics m;
+        char text[200];
+
+        for (unsigned i = 0; dmn_log_level >= VHK_LOG_DEBUG && i < d->ops.n_queues; i++) {
+                if (vhk_backend_get_metrics(d->backend, i, &m) < 0 || !m.requests)
+                        continue;
+                snprintf(text, sizeof(text), "queue %u so far: %llu requests in %llu flushes, %llu kicks, %llu notifications, %llu faults", i,
+                         (unsigned long long)m.requests, (unsigned long long)m.flushes, (unsigned long long)m.kicks,
+                         (unsigned long long)m.notifications, (unsigned long long)m.faults);
+                vhk_daemon_log(NULL, VHK_LOG_DEBUG, text);
+        }
+}
+
 /* Comings and goings are in the back-end's own log. */
 static void dmn_on_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
         struct dmn *d = arg;
 
+        if (ev == VHK_BACKEND_DISCONNECTED)
+                dmn_log_metrics(d);
         if (ev != VHK_BACKEND_ENDED)
                 return;
         d->is_stuck = e && !strcmp(e->rule, "backend.stuck");
