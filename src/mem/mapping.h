@@ -36,6 +36,13 @@ bool vhk_mapping_is_bad(const struct vhk_mapping *m);
 /* Does the mapping show that part of that file, undamaged? */
 bool vhk_mapping_shows(const struct vhk_mapping *m, const struct stat *st, uint64_t offset, uint64_t len);
 
+/* ---- area.c: shared memory that is no guest memory ---- */
+
+/* A zeroed memfd of @len bytes that nobody can shrink. Rule mem.area. */
+int vhk_area_make(const char *name, uint64_t len, int *ret_fd, struct vhk_error *ret_e);
+/* [offset, offset + len) of a peer's descriptor, checked and mapped as above. */
+int vhk_area_map(int fd, uint64_t offset, uint64_t len, struct vhk_mapping **ret_m, struct vhk_error *ret_e);
+
 /* ---- sigbus.c ---- */
 
 /* Any thread. The range and *bad stay valid until vhk_sigbus_remove(). @page: what one fault replaces. -ENOMEM. */

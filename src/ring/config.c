@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /* A ring's configuration, handed from control to a ring's home: immutable, shared by reference counts. Any thread. */
+#include "mem/mapping.h"
 #include "ring/ring.h"
 
 static const struct { const char *id, *text; } rules[VHK_N_RING_RULES] = {
@@ -28,6 +29,10 @@ int vhk_ring_config_new(const struct vhk_ring_config *values, struct vhk_ring_co
                 vhk_memmap_ref(c->mem);
         vhk_fdref_ref(c->call);
         vhk_fdref_ref(c->err);
+        vhk_dirty_ref(c->log);
+        vhk_fdref_ref(c->log_fd);
+        if (c->inflight_mapping)
+                vhk_mapping_ref(c->inflight_mapping);
         *ret_c = c;
         return 0;
 }
@@ -45,6 +50,9 @@ struct vhk_ring_config *vhk_ring_config_unref(struct vhk_ring_config *c) {
         vhk_memmap_unref(c->mem);
         vhk_fdref_unref(c->call);
         vhk_fdref_unref(c->err);
+        vhk_dirty_unref(c->log);
+        vhk_fdref_unref(c->log_fd);
+        vhk_mapping_unref(c->inflight_mapping);
         free(c);
         return NULL;
 }

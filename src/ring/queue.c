@@ -13,6 +13,7 @@
 #include "ring/queue.h"
 
 #include "base/fd.h"
+#include "mem/mapping.h"
 
 #define META_NONE 0xff          /* no request is ordinary: each push takes the slow way */
 
@@ -26,7 +27,7 @@ int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct v
         if (!q)
                 return -ENOMEM;
         *q = (struct vhk_queue){
-                .hold = VHK_HOLD_STOPPED, .meta = META_NONE,
+                .hold = VHK_HOLD_STOPPED, .ordinary = META_NONE,
                 .index = index, .size_max = size_max, .req_size = req_size,
                 .home = home, .ops = ops, .owner = owner,
                 .events.fn = events, .completions.fn = completions,
@@ -40,6 +41,7 @@ static void free_storage(struct vhk_queue *q) {
         free(VHK_STEAL(q->blocks));
         free(VHK_STEAL(q->popped));
         free(VHK_STEAL(q->scratch));
+        q->inflight = vhk_inflight_free(q->inflight);
         q->num_allocated = 0;
 }
 
@@ -102,6 +104,13 @@ static void set_hold(struct vhk_queue *q, unsigned bit, bool on) {
         q->hold = (uint8_t)(on ? q->hold | bit : q->hold & ~bit);
 }
 
+/* Which requests does push do nothing special for? */
+static void choose_ordinary(struct vhk_queue *q) {
+        bool none = (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN | VHK_HOLD_GENERATIONS | VHK_HOLD_TRACKED)) || q->config->log_data;
+
+        q->ordinary = none ? META_NONE : q->meta;
+}
+
 /* Points the queue at @c, whose reference it takes over. */
 static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
         q->config = c;
@@ -114,12 +123,37 @@ static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
         q->indirect = c->indirect;
         q->cache = q->table_cache = (struct vhk_mem_cache){ 0 };
         q->bad_seen = 0;
+        q->log_hint = 0;
+        q->after = (uint8_t)((q->after & ~VHK_AFTER_LOG) | (c->log ? VHK_AFTER_LOG : 0));
         set_hold(q, VHK_HOLD_DISABLED, !c->enabled && !c->discard);
+        choose_ordinary(q);
 }
 
 static void notify(struct vhk_queue *q) {
         vhk_count(&q->n_notifications, 1);
         vhk_fdref_notify(q->call);
+}
+
+/* The ring goes on where its record says. */
+static int open_record(struct vhk_queue *q) {
+        const struct vhk_ring_config *c = q->config;
+
+        if (!c->inflight)
+                return 0;
+        int r = q->inflight ? 0 : vhk_inflight_new(q->num_allocated, &q->inflight);
+        if (r >= 0) {
+                set_hold(q, VHK_HOLD_TRACKED, true);
+                choose_ordinary(q);
+                q->inflight_bad_seen = 0;
+                r = vhk_inflight_open(q->inflight, c->inflight, c->inflight_num, q->used_idx);
+        }
+        if (r > 0)
+                q->last_avail = q->avail_seen = q->inflight->first;
+        if (r == -EPROTO) {
+                vhk_queue_fault(q, VHK_RING_INFLIGHT);
+                return -EPIPE;
+        }
+        return r < 0 ? r : 0;
 }
 
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used) {
@@ -136,7 +170,8 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
         q->generation = q->n_old = 0;
         q->meta = 1;
         q->hold = 0;
-        q->blocked = q->unblocked = q->settle = false;
+        q->blocked = q->marked = false;
+        q->after = 0;
         point_at(q, vhk_ring_config_ref(c));
         if (!c->desc || !c->avail || !c->used || vhk_memmap_is_bad(c->mem, &q->bad_seen)) {
                 vhk_queue_fault(q, VHK_RING_MEMORY);
@@ -145,7 +180,7 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
         q->used_idx = q->used_published = used >= 0 ? (uint16_t)used : vhk_le16_get((vhk_le16){ vhk_load_relaxed(&q->used->idx.v) });
         if (q->used_idx)        /* a ring that ran before: whoever served it may have died between publishing and notifying */
                 notify(q);
-        return 0;
+        return open_record(q);
 }
 
 uint16_t vhk_queue_stop(struct vhk_queue *q) {
@@ -155,12 +190,13 @@ uint16_t vhk_queue_stop(struct vhk_queue *q) {
         if (q->in_flight)
                 reset_slots(q);         /* the device's bug: a push that comes too late finds nothing in flight */
         q->hold = VHK_HOLD_STOPPED;
-        q->meta = META_NONE;
+        q->ordinary = META_NONE;
         q->in_flight = 0;
         for (unsigned i = 0; i < VHK_QUEUE_GENERATIONS; i++)
                 q->old[i].mem = vhk_memmap_unref(q->old[i].mem);
         q->n_old = 0;
-        q->settle = q->tell_settled = q->tell_run = q->unblocked = false;
+        q->tell_settled = q->tell_run = false;
+        q->after = 0;
         q->desc = NULL;
         q->avail = NULL;
         q->used = NULL;
@@ -172,11 +208,12 @@ uint16_t vhk_queue_stop(struct vhk_queue *q) {
 
 int vhk_queue_drain(struct vhk_queue *q) {
         set_hold(q, VHK_HOLD_DRAINING, true);
-        q->settle = true;
+        q->after |= VHK_AFTER_SETTLE;
         vhk_queue_flush(q);
         if (q->in_flight)
                 return 1;
-        q->settle = q->tell_settled = false;
+        q->after &= (uint8_t)~VHK_AFTER_SETTLE;
+        q->tell_settled = false;
         return 0;
 }
 
@@ -195,13 +232,14 @@ static void new_generation(struct vhk_queue *q) {
         for (uint8_t i = 0; i < VHK_QUEUE_GENERATIONS; i++)
                 if (!q->old[i].mem) {
                         q->generation = i;
-                        q->meta = q->hold & VHK_HOLD_BROKEN ? META_NONE : (uint8_t)(i + 1);
+                        q->meta = (uint8_t)(i + 1);
                         set_hold(q, VHK_HOLD_GENERATIONS, false);
+                        choose_ordinary(q);
                         return;
                 }
         q->generation = VHK_QUEUE_GENERATIONS;
-        q->meta = META_NONE;
         set_hold(q, VHK_HOLD_GENERATIONS, true);
+        choose_ordinary(q);
 }
 
 /* The current snapshot gives way to another; requests that use it keep it alive. */
@@ -218,7 +256,8 @@ static void retire_generation(struct vhk_queue *q) {
 
 void vhk_queue_put_block(struct vhk_queue *q, unsigned block) {
         q->free_blocks[q->n_blocks_free++] = (uint8_t)block;
-        q->unblocked = q->blocked;
+        if (q->blocked)
+                q->after |= VHK_AFTER_UNBLOCKED;
         q->blocked = false;
 }
 
@@ -233,7 +272,7 @@ void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) {
         q->n_old--;
         if (q->hold & VHK_HOLD_GENERATIONS) {
                 new_generation(q);
-                q->unblocked = true;
+                q->after |= VHK_AFTER_UNBLOCKED;
         }
 }
 
@@ -255,7 +294,7 @@ int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
         if (!other_memory || !q->n_old)
                 return 0;
         q->tell_settled = false;        /* news of an earlier change that are still in the mailbox are not about this one */
-        q->settle = true;
+        q->after |= VHK_AFTER_SETTLE;
         return 1;
 }
 
@@ -265,8 +304,11 @@ void vhk_queue_fault(struct vhk_queue *q, enum vhk_ring_rule rule) {
         if (q->hold & VHK_HOLD_BROKEN)
                 return;
         set_hold(q, VHK_HOLD_BROKEN, true);
-        q->meta = META_NONE;
+        q->ordinary = META_NONE;
         q->used_published = q->used_idx;        /* nothing more is published */
+        q->after &= (uint8_t)~VHK_AFTER_TRACKED;
+        if (q->hold & VHK_HOLD_TRACKED)
+                vhk_inflight_drop_batch(q->inflight);
         vhk_count(&q->n_faults, 1);
         q->ops->broken(q->owner, q, rule);
 }
@@ -281,13 +323,36 @@ bool vhk_queue_is_broken(const struct vhk_queue *q) {
 
 /* ---- what home tells itself ---- */
 
+/* Behind a SIGBUS the record is a page of zeroes that nobody else sees. */
+static bool record_is_bad(struct vhk_queue *q) {
+        uint32_t now = vhk_sigbus_count();
+
+        if (vhk_likely(now == q->inflight_bad_seen) || !q->config->inflight_mapping)
+                return false;
+        q->inflight_bad_seen = now;
+        return vhk_mapping_is_bad(q->config->inflight_mapping);
+}
+
+void vhk_queue_after_flush(struct vhk_queue *q, uint16_t old) {
+        if (q->after & VHK_AFTER_TRACKED) {
+                q->after &= (uint8_t)~VHK_AFTER_TRACKED;
+                vhk_inflight_published(q->inflight, q->used_published);
+                if (record_is_bad(q))
+                        vhk_queue_fault(q, VHK_RING_MEMORY);
+        }
+        if (q->after & VHK_AFTER_LOG)
+                vhk_queue_log_used(q, old);     /* first: a stop that is told below has all its marks */
+        if (q->after & (VHK_AFTER_SETTLE | VHK_AFTER_UNBLOCKED))
+                vhk_queue_check_settled(q);
+}
+
 void vhk_queue_check_settled(struct vhk_queue *q) {
-        if (q->settle && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : !q->n_old)) {
-                q->settle = false;
+        if ((q->after & VHK_AFTER_SETTLE) && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : !q->n_old)) {
+                q->after &= (uint8_t)~VHK_AFTER_SETTLE;
                 q->tell_settled = true;
         }
-        if (q->unblocked) {
-                q->unblocked = false;
+        if (q->after & VHK_AFTER_UNBLOCKED) {
+                q->after &= (uint8_t)~VHK_AFTER_UNBLOCKED;
                 q->tell_run = true;
         }
         if (q->tell_settled || q->tell_run)
@@ -304,10 +369,15 @@ static void events(struct vhk_post *p) {
         }
         bool settled = q->tell_settled, run = q->tell_run;
         q->tell_settled = q->tell_run = false;
-        if (run && !q->hold)
+        if (run && !(q->hold & VHK_HOLD_REASONS))
                 q->ops->run(q->owner, q);
         if (settled)
                 q->ops->settled(q->owner, q);   /* last: it may end the queue */
+}
+
+VHK_API void vhk_queue_resume(struct vhk_queue *q) {
+        q->tell_run = true;
+        vhk_worker_post(q->home, &q->events);
 }
 
 /* ---- completions from other threads ---- */
@@ -350,7 +420,7 @@ static void completions(struct vhk_post *p) {
                 vhk_queue_push(q, r, r->in_len);
         }
         vhk_queue_flush(q);
-        if (!q->hold)
+        if (!(q->hold & VHK_HOLD_REASONS))
                 q->ops->run(q->owner, q);
 }
 
@@ -359,7 +429,12 @@ static void completions(struct vhk_post *p) {
 VHK_API unsigned vhk_queue_n_in_flight(const struct vhk_queue *q) { return q->in_flight; }
 VHK_API unsigned vhk_queue_get_index(const struct vhk_queue *q) { return q->index; }
 VHK_API unsigned vhk_queue_get_size(const struct vhk_queue *q) { return q->mask + 1u; }
-uint16_t vhk_queue_get_position(const struct vhk_queue *q) { return q->last_avail; }
+unsigned vhk_queue_n_recovered(const struct vhk_queue *q) {
+        return q->hold & VHK_HOLD_TRACKED ? q->inflight->n_recovered - (unsigned)q->inflight->at : 0;
+}
+uint16_t vhk_queue_get_position(const struct vhk_queue *q) {
+        return (uint16_t)(q->last_avail - vhk_queue_n_recovered(q));
+}
 VHK_API void *vhk_queue_get_priv(const struct vhk_queue *q) { return q->priv; }
 VHK_API void vhk_queue_set_priv(struct vhk_queue *q, void *priv) { q->priv = priv; }
 

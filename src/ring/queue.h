@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "ring/inflight.h"
 #include "ring/ring.h"
 
 #define VHK_SLOT_IOVECS 8u              /* in the slot itself; longer chains take a block */
@@ -33,6 +34,16 @@ enum {
         VHK_HOLD_DISABLED = 4,
         VHK_HOLD_BROKEN = 8,
         VHK_HOLD_GENERATIONS = 16,      /* too many snapshots have requests in flight */
+        VHK_HOLD_TRACKED = 32,          /* no reason to hold anything: pop has an in-flight record to write */
+};
+#define VHK_HOLD_REASONS (~(unsigned)VHK_HOLD_TRACKED)
+
+/* What a flush has to do beside publishing. */
+enum {
+        VHK_AFTER_SETTLE = 1,           /* somebody waits for ops->settled */
+        VHK_AFTER_UNBLOCKED = 2,        /* a block, or a generation, came free: pop may go on */
+        VHK_AFTER_LOG = 4,              /* a dirty log is in use */
+        VHK_AFTER_TRACKED = 8,          /* the in-flight record has answers that it does not know to be published */
 };
 
 struct vhk_queue {
@@ -47,7 +58,7 @@ struct vhk_queue {
         uint16_t avail_seen;            /* the index as last read: it must not go back */
         uint16_t in_flight;
         uint8_t hold;                   /* VHK_HOLD_* */
-        uint8_t meta;                   /* of a request of the current generation without a block; 0xff: none is ordinary */
+        uint8_t meta;                   /* of a request of the current generation without a block */
 
         /* push and flush, on the next one */
         struct vhk_used *used VHK_ALIGNED(VHK_CACHE_LINE);
@@ -55,7 +66,8 @@ struct vhk_queue {
         uint16_t used_published;
         bool event_idx, indirect;
         bool blocked;                   /* pop stopped because no block was free */
-        bool unblocked;                 /* a block came free since */
+        uint8_t ordinary;               /* meta of a request that push need not think about; 0xff: there is none */
+        uint8_t after;                  /* VHK_AFTER_* */
         uint8_t generation;             /* current */
         uint8_t n_old;                  /* older generations with requests in flight */
         uint8_t n_blocks_free;
@@ -83,7 +95,10 @@ struct vhk_queue {
         struct vhk_worker *home;
         const struct vhk_queue_owner_ops *ops;
         void *owner;
-        bool settle;                    /* somebody waits for ops->settled */
+        struct vhk_inflight *inflight;  /* the record in use; NULL: none (config->inflight) */
+        uint32_t inflight_bad_seen;
+        bool marked;                    /* in the dirty log, since the front-end was told */
+        uint32_t log_hint;              /* the region that was marked last */
         bool tell_settled, tell_run, dying;     /* what events shall do */
         struct vhk_post events;         /* posted by home to itself: callbacks never run inside of a device's call */
         struct vhk_post completions;    /* posted by whoever made the list below not empty */
@@ -100,8 +115,19 @@ static inline void vhk_count(uint64_t *counter, uint64_t n) {
 }
 
 void vhk_queue_fault(struct vhk_queue *q, enum vhk_ring_rule rule) VHK_COLD;
+/* What q->after asks for; @old: the used index as published before. */
+void vhk_queue_after_flush(struct vhk_queue *q, uint16_t old) VHK_COLD;
 /* After a flush: did what somebody waits for happen? */
 void vhk_queue_check_settled(struct vhk_queue *q) VHK_COLD;
 void vhk_queue_put_block(struct vhk_queue *q, unsigned block) VHK_COLD;
 /* A request of an older generation, or one with a block, is no longer in flight. */
 void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) VHK_COLD;
+
+/* ---- log.c ---- */
+
+/* The device has written to the request's buffers. Before vhk_queue_put_meta(). */
+void vhk_queue_log_request(struct vhk_queue *q, const struct vhk_req *r, uintptr_t meta) VHK_COLD;
+/* The used elements [@old, published) and the index were written; the front-end is told of all marks. */
+void vhk_queue_log_used(struct vhk_queue *q, uint16_t old) VHK_COLD;
+/* The word that tells the driver when to notify was written. */
+void vhk_queue_log_wish(struct vhk_queue *q) VHK_COLD;

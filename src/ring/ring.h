@@ -14,6 +14,7 @@
 
 #include "base/base.h"
 #include "base/fd.h"
+#include "mem/dirty.h"
 #include "mem/mem.h"
 
 /* Ring layouts, virtio 1.3, 2.7 */
@@ -47,6 +48,14 @@ struct vhk_ring_config {
         struct vhk_avail *avail;
         struct vhk_used *used;
         struct vhk_fdref *call, *err;   /* owned references, may be NULL */
+        struct vhk_dirty *log;          /* owned reference, NULL: no write is marked */
+        struct vhk_fdref *log_fd;       /* owned reference, may be NULL: signalled once per flush that marked something */
+        bool log_data, log_used;        /* marked are writes to requests; to the used ring, at guest address log_addr */
+        uint64_t log_addr;
+        /* this ring's in-flight record, in @inflight_mapping (owned reference), NULL: none. Never changes while the ring runs */
+        void *inflight;
+        struct vhk_mapping *inflight_mapping;
+        uint16_t inflight_num;          /* entries that it is for, at least @num */
 };
 int vhk_ring_config_new(const struct vhk_ring_config *values, struct vhk_ring_config **ret_c);  /* copies values, takes its references (ref'd inside) */
 struct vhk_ring_config *vhk_ring_config_ref(struct vhk_ring_config *c);
@@ -79,7 +88,8 @@ int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct v
                   const struct vhk_queue_owner_ops *ops, void *owner, struct vhk_queue **ret_q);
 struct vhk_queue *vhk_queue_free(struct vhk_queue *q);          /* none in flight */
 
-/* home; STOPPED -> RUNNING. @avail: next available index. The used index is read from guest memory (vhost-user) or given
+/* home; STOPPED -> RUNNING. @avail: next available index; with an in-flight record that is not new, what it says counts (used index +
+ * number in flight), and requests in flight are popped again, in their order, before others. The used index is read from guest memory (vhost-user) or given
  * (@used >= 0). 0, -EINVAL (num is no power of two,
  * or above size_max), -ENOMEM, -EPIPE (its memory is gone: BROKEN) */
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used);
@@ -97,7 +107,9 @@ uint16_t vhk_queue_stop(struct vhk_queue *q);
 bool vhk_queue_is_broken(const struct vhk_queue *q);
 /* home; has the driver made something available that pop would give? (for pollers: reads one shared word) */
 bool vhk_queue_has_work(const struct vhk_queue *q);
-/* home; the next available index that pop would take: did the device take anything? */
+/* home; requests of the in-flight record that were not popped again yet */
+unsigned vhk_queue_n_recovered(const struct vhk_queue *q);
+/* home; grows by one with each request that pop gives: did the device take anything? */
 uint16_t vhk_queue_get_position(const struct vhk_queue *q);
 
 struct vhk_queue_metrics { uint64_t requests, notifications, flushes, faults, device_bugs; };   /* published, sent, guest's, device's */

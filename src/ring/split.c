@@ -203,11 +203,8 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         break;
                 d = desc_load(w.table + desc_next(d));
         }
-        if (vhk_unlikely(r)) {
-                if (w.block)
-                        vhk_queue_put_block(q, w.block - 1u);
-                return r;
-        }
+        if (vhk_unlikely(r))
+                return r;               /* a fault: the ring is BROKEN, a start brings the block back; WALK_NO_BLOCK: it has none */
         if (!direction) {
                 req->n_out = (uint16_t)(iov - w.base);
                 req->out_len = (uint32_t)sum;
@@ -246,9 +243,46 @@ static inline void copy_heads(struct vhk_queue *q, unsigned n) {
         }
 }
 
+/* Requests that the in-flight record has from the time before: their heads are known, their chains are walked as ever. */
+static VHK_COLD int pop_recovered(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n) {
+        struct vhk_inflight *f = q->inflight;
+        unsigned done = 0;
+
+        for (; done < n && f->at < f->n_recovered; done++, f->at++) {
+                uint32_t head = f->recovered[f->at];
+                struct vhk_req *req = &vhk_queue_slot(q, head)->req;
+                int r = req->internal[VHK_REQ_META] ? VHK_RING_HEAD_TWICE : walk_chain(q, req, head);
+                if (r == WALK_NO_BLOCK)
+                        break;
+                if (r) {
+                        vhk_queue_fault(q, (enum vhk_ring_rule)r);
+                        return done ? (int)done : -EPIPE;
+                }
+                ret_reqs[done] = req;
+                q->in_flight++;
+        }
+        return (int)done;
+}
+
+/* A pop that is out of the ordinary: something holds it, or it goes into the record. */
+static VHK_COLD int pop_odd(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n) {
+        struct vhk_inflight *f = q->inflight;
+
+        if (q->hold & VHK_HOLD_REASONS)
+                return q->hold & VHK_HOLD_BROKEN ? -EPIPE : 0;
+        if (f->at < f->n_recovered)     /* the others come with the next call */
+                return pop_recovered(q, ret_reqs, n);
+        q->hold = 0;
+        int k = vhk_queue_pop(q, ret_reqs, n);
+        q->hold |= VHK_HOLD_TRACKED;
+        for (int i = 0; i < k; i++)
+                vhk_inflight_take(f, ret_reqs[i]->head);
+        return k;
+}
+
 VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n) {
         if (vhk_unlikely(q->hold))
-                return q->hold & VHK_HOLD_BROKEN ? -EPIPE : 0;
+                return pop_odd(q, ret_reqs, n);
 
         int n_pending = pending(q), r = 0;
         if (n_pending <= 0)
@@ -281,9 +315,18 @@ VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs
         return done;
 }
 
+/* The newest that was popped, as pop_recovered() or pop() would give it again; ring: it was one of the ring's own. */
+static uint16_t newest(const struct vhk_queue *q, bool *ret_ring) {
+        const struct vhk_inflight *f = q->hold & VHK_HOLD_TRACKED ? q->inflight : NULL;
+
+        *ret_ring = !f || !f->at || q->last_avail != f->first;
+        return *ret_ring ? q->popped[(uint16_t)(q->last_avail - 1) & q->mask] : f->recovered[f->at - 1];
+}
+
 VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
         while (n--) {
-                uint16_t head = q->popped[(uint16_t)(q->last_avail - 1) & q->mask];
+                bool ring;
+                uint16_t head = newest(q, &ring);
                 struct vhk_slot *slot = vhk_queue_slot(q, head & q->mask);
                 uintptr_t meta = slot->req.internal[VHK_REQ_META];
 
@@ -292,12 +335,17 @@ VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
                         return;
                 }
                 slot->req.internal[VHK_REQ_META] = 0;
-                q->last_avail--;
                 q->in_flight--;
+                if (ring)
+                        q->last_avail--;
+                else
+                        q->inflight->at--;
+                if (ring && (q->hold & VHK_HOLD_TRACKED))
+                        vhk_inflight_untake(q->inflight, slot->req.head);
                 if (meta != q->meta)
                         vhk_queue_put_meta(q, meta);
         }
-        if (q->settle || q->unblocked)          /* it may have been the last */
+        if (q->after & (VHK_AFTER_SETTLE | VHK_AFTER_UNBLOCKED))        /* it may have been the last */
                 vhk_queue_check_settled(q);
 }
 
@@ -307,13 +355,36 @@ static VHK_COLD bool push_odd(struct vhk_queue *q, struct vhk_req *r, uintptr_t 
                 vhk_count(&q->n_device_bugs, 1);                /* pushed twice */
                 return false;
         }
+        if (q->config && q->config->log_data)
+                vhk_queue_log_request(q, r, meta);
         vhk_queue_put_meta(q, meta);
         if (q->hold & (VHK_HOLD_BROKEN | VHK_HOLD_STOPPED)) {
                 r->internal[VHK_REQ_META] = 0;
                 q->in_flight--;
                 return false;
         }
+        if (q->hold & VHK_HOLD_TRACKED) {
+                vhk_inflight_answer(q->inflight, r->head);
+                q->after |= VHK_AFTER_TRACKED;
+        }
         return true;
+}
+
+VHK_API int vhk_queue_leave(struct vhk_queue *q, struct vhk_req *r) {
+        uintptr_t meta = r->internal[VHK_REQ_META];
+
+        if (!(q->hold & VHK_HOLD_TRACKED))
+                return -EOPNOTSUPP;
+        if (!(q->hold & VHK_HOLD_DRAINING) || !meta) {
+                vhk_count(&q->n_device_bugs, 1);
+                return -EINVAL;
+        }
+        vhk_queue_put_meta(q, meta);
+        r->internal[VHK_REQ_META] = 0;
+        q->in_flight--;
+        if (q->after & (VHK_AFTER_SETTLE | VHK_AFTER_UNBLOCKED))
+                vhk_queue_check_settled(q);
+        return 0;
 }
 
 static VHK_COLD uint32_t push_too_much(struct vhk_queue *q, const struct vhk_req *r) {
@@ -324,7 +395,7 @@ static VHK_COLD uint32_t push_too_much(struct vhk_queue *q, const struct vhk_req
 static inline __attribute__((always_inline)) void push(struct vhk_queue *q, struct vhk_req *r, uint32_t len) {
         uintptr_t meta = r->internal[VHK_REQ_META];
 
-        if (vhk_unlikely(meta != q->meta) && !push_odd(q, r, meta))
+        if (vhk_unlikely(meta != q->ordinary) && !push_odd(q, r, meta))
                 return;
         if (vhk_unlikely(len > r->in_len))
                 len = push_too_much(q, r);
@@ -364,6 +435,7 @@ VHK_API VHK_HOT int vhk_queue_flush(struct vhk_queue *q) {
                 } else {
                         /* release: entries and data come before the index; pairs with the driver's acquire */
                         vhk_store_release(&q->used->idx.v, vhk_le16_of(new).v);
+                        vhk_inflight_stored();          /* nothing, but for the test that dies here */
                         q->used_published = new;
                         /* the index is out before the driver's wish is read; pairs with the fence between the driver's
                          * writing used_event (or flags) and its second look at the index */
@@ -376,8 +448,8 @@ VHK_API VHK_HOT int vhk_queue_flush(struct vhk_queue *q) {
                         }
                 }
         }
-        if (vhk_unlikely(q->settle || q->unblocked))
-                vhk_queue_check_settled(q);
+        if (vhk_unlikely(q->after))
+                vhk_queue_after_flush(q, old);
         return vhk_unlikely(q->hold & VHK_HOLD_BROKEN) ? -EPIPE : 0;
 }
 
@@ -385,9 +457,16 @@ static inline vhk_le16 *avail_event(const struct vhk_queue *q) {
         return (vhk_le16 *)&q->used->ring[q->mask + 1u];
 }
 
+static VHK_COLD bool has_work_odd(const struct vhk_queue *q) {
+        return !(q->hold & VHK_HOLD_REASONS) && !q->blocked &&
+               (q->inflight->at < q->inflight->n_recovered || load_idx(&q->avail->idx) != q->last_avail);
+}
+
 bool vhk_queue_has_work(const struct vhk_queue *q) {
+        if (vhk_unlikely(q->hold))
+                return has_work_odd(q);
         /* while blocked, has_work after a push that frees a block: ops->run comes then */
-        return !q->hold && !q->blocked && load_idx(&q->avail->idx) != q->last_avail;
+        return !q->blocked && load_idx(&q->avail->idx) != q->last_avail;
 }
 
 VHK_API int vhk_queue_arm(struct vhk_queue *q) {
@@ -397,6 +476,8 @@ VHK_API int vhk_queue_arm(struct vhk_queue *q) {
                 vhk_store_relaxed(&avail_event(q)->v, vhk_le16_of(q->last_avail).v);
         else
                 vhk_store_relaxed(&q->used->flags.v, vhk_le16_of(0).v);
+        if (vhk_unlikely(q->after & VHK_AFTER_LOG))
+                vhk_queue_log_wish(q);
         /* our wish is out before the second look; pairs with the driver's fence between its index and its look at our wish */
         vhk_fence_seq_cst();
         return vhk_queue_has_work(q);
@@ -410,4 +491,6 @@ VHK_API void vhk_queue_disarm(struct vhk_queue *q) {
                 vhk_store_relaxed(&avail_event(q)->v, vhk_le16_of(q->last_avail - 1).v);
         else
                 vhk_store_relaxed(&q->used->flags.v, vhk_le16_of(VHK_USED_NO_NOTIFY).v);
+        if (vhk_unlikely(q->after & VHK_AFTER_LOG))
+                vhk_queue_log_wish(q);
 }

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * What the device side of a ring marks in a dirty log (vhost-user, "Migration"). On the queue's home, and only while the
+ * ring's configuration has a log: then no request is ordinary (q->ordinary) and each flush has something to do (q->after).
+ *
+ * Of a request its whole writable part is marked, not the length that was pushed: devices write at the end of a buffer
+ * (a block device its status byte) and claim less. The used ring is marked at the guest address that the front-end
+ * gave for it, which need not be inside of any region.
+ */
+#include "base/fd.h"
+#include "ring/queue.h"
+
+void vhk_queue_log_request(struct vhk_queue *q, const struct vhk_req *r, uintptr_t meta) {
+        unsigned generation = (meta & 0xff) - 1;
+        const struct vhk_memmap *m = generation == q->generation ? q->mem : q->old[generation].mem;
+
+        for (unsigned i = 0; i < r->n_in; i++)
+                vhk_dirty_mark_host(q->config->log, m, r->in[i].iov_base, r->in[i].iov_len, &q->log_hint);
+        q->marked |= r->n_in > 0;
+}
+
+/* @n bytes at offset @off of the used ring. */
+static void mark_used(struct vhk_queue *q, uint64_t off, uint64_t n) {
+        uint64_t at;
+
+        if (q->config->log_used && !vhk_add_overflows(q->config->log_addr, off, &at)) {
+                vhk_dirty_mark(q->config->log, at, n);
+                q->marked = true;
+        }
+}
+
+void vhk_queue_log_used(struct vhk_queue *q, uint16_t old) {
+        const uint64_t elem = sizeof(struct vhk_used_elem), ring = offsetof(struct vhk_used, ring);
+        uint32_t n = (uint16_t)(q->used_published - old), at = old & q->mask, first = VHK_MIN(n, q->mask + 1u - at);
+
+        if (n) {
+                mark_used(q, ring + at * elem, first * elem);
+                mark_used(q, ring, (n - first) * elem);         /* behind the ring's end it goes on at its beginning */
+                mark_used(q, offsetof(struct vhk_used, idx), sizeof(vhk_le16));
+        }
+        if (vhk_dirty_is_bad(q->config->log))
+                vhk_queue_fault(q, VHK_RING_MEMORY);
+        if (q->marked)
+                (void)vhk_fdref_notify(q->config->log_fd);
+        q->marked = false;
+}
+
+void vhk_queue_log_wish(struct vhk_queue *q) {
+        uint64_t event = offsetof(struct vhk_used, ring) + (q->mask + 1ull) * sizeof(struct vhk_used_elem);
+
+        mark_used(q, q->event_idx ? event : offsetof(struct vhk_used, flags), sizeof(vhk_le16));
+}
