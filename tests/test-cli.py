@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """The daemons' command line: wrong use answers in one clear line and a status that is not 0; signals, sockets, idleness.
 
-    test-cli.py VHK-BLK [VHK-RNG]
+    test-cli.py VHK-BLK VHK-RNG STUCK-DEVICE
 """
 import json
 import os
@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 from front_end import FrontEnd          # noqa: E402
 
-BLK = RNG = None
+BLK = RNG = STUCK = None
 ENV = {k: v for k, v in os.environ.items() if not k.startswith('VHK_')}
 LIMIT = 20      # seconds, for anything to happen
 
@@ -218,8 +218,6 @@ class Answers(Case):
         self.assertEqual(sorted(os.listdir(self.dir.name)), before)
 
     def test_rng_capabilities(self):
-        if not RNG:
-            self.skipTest('cannot: vhk-rng is not built')
         r = run('--print-capabilities', program=RNG)
         self.assertEqual(json.loads(r.stdout), {'type': 'rng', 'features': []})
 
@@ -238,7 +236,9 @@ class Answers(Case):
 
 class Serving(Case):
     def ends(self, c, status=0):
-        self.assertEqual(c.wait(LIMIT), status, c.stderr.read())
+        status_is, text = c.wait(LIMIT), c.stderr.read()
+        self.assertEqual(status_is, status, text)
+        return text
 
     def test_sigterm(self):
         for s in (signal.SIGTERM, signal.SIGINT):
@@ -390,8 +390,6 @@ class Serving(Case):
             self.ends(c)
 
     def test_rng(self):
-        if not RNG:
-            self.skipTest('cannot: vhk-rng is not built')
         path = self.path('rng')
         c = self.start('-s', path, program=RNG)
         f = FrontEnd(self.connect(path, c))
@@ -406,6 +404,30 @@ class Serving(Case):
         self.assertEqual(len(answers), 3)
         c.terminate()
         self.ends(c)
+
+    def stuck(self):
+        path = self.path('stuck')
+        c = self.start('-s', path, program=STUCK)
+        f = FrontEnd(self.connect(path, c))
+        self.addCleanup(f.close)
+        f.start()
+        f.request(b'', 64)
+        with self.assertRaises(TimeoutError):
+            f.limit = 0.1
+            f.wait(64)
+        c.terminate()
+        with self.assertRaises(subprocess.TimeoutExpired):
+            c.wait(0.2)                 # it waits for what it has accepted ...
+        return c
+
+    def test_second_sigterm_does_not_wait(self):
+        c = self.stuck()
+        c.terminate()
+        self.ends(c, 1)
+
+    def test_requests_that_never_end(self):
+        c = self.stuck()                # ... but not for ever
+        self.assertIn('still in flight', self.ends(c, 1))
 
     def test_memory_that_vanishes(self):
         c, path = self.serve()
@@ -440,8 +462,7 @@ class Serving(Case):
 
 
 if __name__ == '__main__':
-    programs = sys.argv[1:3]
-    if not programs:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
-    BLK, RNG = programs[0], programs[1] if len(programs) > 1 else None
-    unittest.main(argv=[sys.argv[0]] + sys.argv[3:], verbosity=1)
+    BLK, RNG, STUCK = sys.argv[1:4]
+    unittest.main(argv=[sys.argv[0]] + sys.argv[4:], verbosity=1)
