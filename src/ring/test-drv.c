@@ -143,6 +143,23 @@ TEST(refusals_leave_no_trace) {
         rig_close(&g);
 }
 
+static uint64_t any_gpa(void *arg, const void *va, uint64_t len) { return GPA; }
+
+TEST(four_gibibytes) {
+        struct rig g;
+        struct vhk_drvring *r;
+
+        rig_open(&g, false, false);
+        struct vhk_drvring_setup s = { .num = NUM, .desc = g.desc, .avail = g.avail, .used = g.used, .gpa = any_gpa };
+        CHECK_OK(vhk_drvring_new(&s, &r));
+        struct iovec sg[] = { piece(&g, 0, 0x80000000), piece(&g, 0, 0x80000000) };
+        CHECK_EQ(vhk_drvring_add(r, sg, 1, 1, NULL), -EINVAL);
+        sg[1].iov_len--;
+        CHECK_EQ(vhk_drvring_add(r, sg, 1, 1, NULL), 0);
+        vhk_drvring_free(r);
+        rig_close(&g);
+}
+
 TEST(bad_setups) {
         struct rig g;
         struct vhk_drvring *r;
