@@ -108,7 +108,9 @@ TEST(base_of_a_ring_in_the_middle) {
         rig_open(&r, NULL, NULL);
         fe_set_up(&r, 1);
         work(&r, 0, 21);
+        int fds = vhk_test_count_("/proc/self/fd");
         CHECK_EQ(ring_stop(&r, 0), 21);
+        CHECK_EQ(vhk_test_count_("/proc/self/fd"), fds - 1);    /* the kick descriptor goes with the stop */
         CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 3, 5), 0);
         CHECK_EQ(ring_stop(&r, 3), 5);                          /* a ring that never ran */
         CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 0, 21), 0);
@@ -602,7 +604,9 @@ TEST(removal_at_the_time_limit) {
         ring_add(&r, 0);
         PUMP_UNTIL(&r, r.dev.n_held == 1);
         CHECK_EQ(fe_mem_reg(&r, VHK_FE_REM_MEM_REG, 1 << 20, 1 << 20), 1);
-        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 1 << 20, 1 << 20), 0);      /* it is still there: nothing is mapped */
+        struct vhk_mem_counters before = vhk_mem_counters();
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 1 << 20, 1 << 20), 0);
+        CHECK_EQ(vhk_mem_counters().mmaps - before.mmaps, 0);                   /* it is still there */
         dev_release(&r.dev);
         PUMP_UNTIL(&r, ring_is_idle(&r, 0));
         CHECK_EQ(fe_mem_reg(&r, VHK_FE_REM_MEM_REG, 1 << 20, 1 << 20), 0);
@@ -700,6 +704,74 @@ TEST(device_that_leaves_requests) {
         CHECK_EQ(r.dev.n_negotiated, before);
         CHECK_EQ(ring_stop(&r, 0), 0);
         rig_close(&r);
+}
+
+/* The home is another worker, here driven by hand: what changes is acknowledged when the home has it, not before. */
+TEST(changes_are_acknowledged_by_the_home) {
+        static struct rig r;
+        struct vhk_device_ops ops = dev_ops;
+        struct vhk_worker *home;
+        struct vhk_p_vring_state off = { 0, 0 };
+        uint64_t x = 9;
+
+        ops.threads = VHK_THREADS_PER_QUEUE;
+        rig_open(&r, NULL, &ops);
+        CHECK_OK(vhk_worker_new(NULL, NULL, &home));
+        CHECK_EQ(vhk_backend_set_worker(r.b, N_RINGS, home), -EINVAL);
+        CHECK_OK(vhk_backend_set_worker(r.b, 0, home));
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 0, 1 << 20), 0);
+        ring_make(&r, 0);
+        ring_set_up(&r, 0, 0);
+        uint64_t ring = 0;
+        fe_send(&r, VHK_FE_SET_VRING_KICK, 0, &ring, 8, &r.rings[0].kick, 1);
+        fe_send(&r, VHK_FE_SET_VRING_ENABLE, VHK_HDR_NEED_REPLY, &off, 8, NULL, 0);
+        pump(&r);
+        CHECK(!is_readable(r.fe.fd));
+        CHECK_EQ(r.dev.n_start, 0);
+        vhk_worker_dispatch(home, 0);
+        CHECK_EQ(r.dev.n_start, 1);
+        CHECK_EQ(fe_receive(&r, VHK_FE_SET_VRING_ENABLE, &x, 8), 8);
+        CHECK_EQ(x, 0);
+        /* memory as well, and a front-end that leaves waits for the home too */
+        struct vhk_p_mem_region_single p = { .region = { region(&r, 1 << 20, 1 << 20) } };
+        fe_send(&r, VHK_FE_ADD_MEM_REG, VHK_HDR_NEED_REPLY, &p, sizeof(p), &r.memfd, 1);
+        pump(&r);
+        CHECK(!is_readable(r.fe.fd));
+        vhk_worker_dispatch(home, 0);
+        CHECK_EQ(fe_receive(&r, VHK_FE_ADD_MEM_REG, &x, 8), 8);
+        fe_close(&r);
+        pump(&r);
+        CHECK_EQ(r.n_disconnected, 0);
+        vhk_worker_dispatch(home, 0);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        CHECK_OK(vhk_backend_stop(r.b, VHK_STOP_DRAIN, 0));
+        pump(&r);
+        CHECK_EQ(r.n_ended, 0);                 /* the farewell */
+        vhk_worker_dispatch(home, 0);
+        rig_close(&r);
+        vhk_worker_free(home);
+}
+
+/* One home for all rings of a device that wants that. */
+TEST(threads_that_a_device_allows) {
+        static const enum vhk_threads kinds[] = { VHK_THREADS_SINGLE, VHK_THREADS_PER_DEVICE };
+        static struct rig r;
+        struct vhk_worker *other;
+
+        CHECK_OK(vhk_worker_new(NULL, NULL, &other));
+        for (unsigned i = 0; i < VHK_N(kinds); i++) {
+                struct vhk_device_ops ops = dev_ops;
+                ops.threads = kinds[i];
+                rig_open(&r, NULL, &ops);
+                CHECK_EQ(vhk_backend_set_worker(r.b, 1, other), kinds[i] == VHK_THREADS_SINGLE ? -EINVAL : 0);
+                CHECK_OK(vhk_backend_set_worker(r.b, 2, r.control));
+                fe_set_up(&r, 2);               /* both at home with control again */
+                work(&r, 1, 2);
+                rig_close(&r);
+        }
+        vhk_worker_free(other);
 }
 
 static void on_sigbus(int sig, siginfo_t *info, void *context) {
