@@ -448,17 +448,35 @@ class Serving(Case):
         c.terminate()
         self.ends(c)
 
-    def test_log_and_trace_go_to_stderr(self):
-        env = dict(ENV, VHK_LOG='info', VHK_TRACE='1')
+    def logged(self, *args, cpus=None, **env):
         path = self.path('s')
-        c = subprocess.Popen([BLK, '-s', path, '-b', self.disk], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        c = subprocess.Popen([BLK, '-s', path, '-b', self.disk, *args], env=dict(ENV, **env), stderr=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True, preexec_fn=cpus and (lambda: os.sched_setaffinity(0, cpus)))
         with self.connect(path, c) as s:
             get_features(s)
         c.terminate()
         out, err = c.communicate(timeout=LIMIT)
         self.assertEqual((c.returncode, out), (0, ''))
-        self.assertIn('vhk-blk: serving ' + path, err)
+        return err
+
+    def test_log_and_trace_go_to_stderr(self):
+        err = self.logged(VHK_LOG='info', VHK_TRACE='1')
+        self.assertIn('vhk-blk: serving ' + self.path('s'), err)
         self.assertIn('GET_FEATURES', err)
+        self.assertEqual(self.logged(), '')
+
+    def test_threads_and_polling(self):
+        cpus = sorted(os.sched_getaffinity(0))
+        one = {cpus[0]}
+        err = self.logged('--num-queues=8', '--threads=3', '--poll-us=20', cpus=one, VHK_LOG='info')
+        self.assertIn('8 queues of up to 1024 entries, 3 threads beside control', err)
+        self.assertIn('polling 0 us', err)      # alone on a CPU
+        self.assertIn('4 queues of up to 64 entries, 1 thread beside control', self.logged('--queue-size=64', cpus=one, VHK_LOG='info'))
+        self.assertIn('1 queue of', self.logged('--num-queues=1', VHK_LOG='info'))
+        if len(cpus) > 1:
+            self.assertIn('polling 20 us', self.logged('--poll-us=20', VHK_LOG='info'))
+            self.assertIn('polling 50 us', self.logged(VHK_LOG='info'))
+            self.assertIn('polling 0 us', self.logged('--poll-us=0', VHK_LOG='info'))
 
 
 if __name__ == '__main__':

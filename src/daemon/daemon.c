@@ -36,6 +36,7 @@ struct dmn {
         struct vhk_device_ops ops;
         struct dmn_threads threads;
         struct vhk_backend *backend;
+        uint64_t spin_ns;
         int signal_fd;
         struct vhk_watch *signal_watch;
         unsigned n_stops;
@@ -261,10 +262,11 @@ static void dmn_log_start(const struct dmn *d) {
         static const char *const kinds[] = { "single thread", "one thread for all queues", "a thread per queue" };
         char text[300];
 
-        snprintf(text, sizeof(text), "serving %s: %u queue%s of up to %u entries, %u thread%s beside control (the device allows: %s)",
+        snprintf(text, sizeof(text), "serving %s: %u queue%s of up to %u entries, %u thread%s beside control (the device allows: %s), "
+                 "polling %llu us after work",
                  d->options.socket_path ? d->options.socket_path : "an inherited socket", d->ops.n_queues,
                  d->ops.n_queues == 1 ? "" : "s", d->ops.queue_size_max, d->threads.n_rings, d->threads.n_rings == 1 ? "" : "s",
-                 kinds[d->ops.threads]);
+                 kinds[d->ops.threads], (unsigned long long)(d->spin_ns / 1000));
         vhk_daemon_log(NULL, VHK_LOG_INFO, text);
 }
 
@@ -298,9 +300,9 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
 }
 
 static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
-        uint64_t spin = dmn_n_cpus() > 1 ? d->options.poll_us * 1000 : 0;      /* alone on a CPU, spinning only delays the peer */
         int k;
 
+        d->spin_ns = dmn_n_cpus() > 1 ? d->options.poll_us * 1000 : 0;         /* alone on a CPU, spinning only delays the peer */
         dmn_raise_nofile();
         k = dmn_init_signals(d, ret_e);
         if (k < 0)
@@ -311,7 +313,8 @@ static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
                         return k;
         }
         d->has_opened = true;
-        k = dmn_threads_start(&d->threads, dmn_n_ring_threads(d->ops.threads, d->ops.n_queues, (unsigned)d->options.threads), spin, ret_e);
+        k = dmn_threads_start(&d->threads, dmn_n_ring_threads(d->ops.threads, d->ops.n_queues, (unsigned)d->options.threads),
+                              d->spin_ns, ret_e);
         if (k < 0)
                 return k;
         k = dmn_open_backend(d, ret_e);
