@@ -151,7 +151,7 @@ static void write_chains(struct bench *b) {
 }
 
 static void setup(struct bench *b, const struct workload *w) {
-        struct vhk_ring_config values = { .num = NUM, .enabled = true, .event_idx = true, .indirect = true }, *c;
+        struct vhk_ring_config values = { .num = NUM, .enabled = true, .event_idx = true, .indirect = true }, *c = NULL;
 
         *b = (struct bench){ .w = w };
         add_regions(b, w->spread == ONE ? 1 : 8);
