@@ -159,9 +159,9 @@ static enum outcome what_is_written_is_read(void) {
 
 static enum outcome neighbours_stay(void) {
         unsigned bs = info.block_size;
-        uint8_t *p = malloc(16 * bs);
 
         NEEDS_WRITING();
+        uint8_t *p = malloc(16 * bs);
         pattern(p, 16 * bs, 0, 7);
         EXPECT_EQ(vhk_blk_pwrite(disk, p, 16 * bs, 0), 16 * bs);
         pattern(p, bs, 5 * bs, 8);
@@ -205,10 +205,10 @@ static enum outcome write_zeroes(void) {
 
 static enum outcome discard(void) {
         size_t n = 64 * KIB;
-        uint8_t *p = malloc(n);
 
         NEEDS_WRITING();
         NEEDS(vhk_blk_discard(disk, 0, 0) != -EOPNOTSUPP, "the device has no DISCARD");
+        uint8_t *p = malloc(n);
         pattern(p, n, 0, 11);
         EXPECT_EQ(vhk_blk_pwrite(disk, p, n, 0), n);
         EXPECT_EQ(vhk_blk_discard(disk, 16 * KIB, 32 * KIB), 0);

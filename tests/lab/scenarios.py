@@ -325,11 +325,21 @@ def front_bench(lab):
 
 @front_end("peer")
 def front_peer(lab):
-    """Every request of the driver with verification, on one queue and on four."""
+    """Every request of the driver with verification, sleeping and polling, and raw requests; on
+    one queue and on four; and nothing is written without --write."""
     for queues in (1, 4):
-        disk = backends.blk(lab, lab.image(f"disk{queues}.img", 64 * MIB), queues=queues,
-                            name=f"{lab.backend}-{queues}q")
-        lab.call([lab.program("test-blk-peer"), f"vhost-user:{disk.socket}"])
+        image = lab.image(f"disk{queues}.img", 64 * MIB)
+        disk = backends.blk(lab, image, queues=queues, name=f"{lab.backend}-{queues}q")
+        peer = [lab.program("test-blk-peer"), f"vhost-user:{disk.socket}", "--queues", queues]
+        lab.call(peer)
+        with open(image, "rb") as f:
+            expect_bytes(f, 0, bytes(64 * MIB), "without --write")
+        said = lab.call([*peer, "--write"])
+        skipped = [line for line in said.splitlines() if line.startswith("skip ")]
+        lab.note(f"{queues} queues: {said.splitlines()[-1]}")
+        wanted = ["queues_at_once"] if queues == 1 else []
+        if {line.split()[1].rstrip(":") for line in skipped} != set(wanted):
+            raise Fail("not everything was tried:\n" + "\n".join(skipped))
         disk.stop()
 
 
