@@ -6,6 +6,7 @@
 """
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -343,6 +344,39 @@ class Serving(Case):
                 pass
         with self.connect(path, c) as s:
             get_features(s)
+        c.terminate()
+        self.ends(c)
+
+    def test_front_ends_that_leave_anywhere(self):
+        c, path = self.serve('-b', self.disk, '--engine=sync')
+        chance = random.Random(1)
+
+        def n_fds():
+            with self.connect(path, c) as s:
+                get_features(s)         # all before us have been cleaned up
+                return len(os.listdir('/proc/%d/fd' % c.pid))
+        before = n_fds()
+        for _ in range(150):
+            f = FrontEnd(self.connect(path, c))
+            left = chance.randrange(12)
+            send = f.send
+
+            def few(request, payload=b'', fds=()):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    head = struct.pack('<III', request, 1, len(payload)) + payload
+                    socket.send_fds(f.s, [head[:chance.randrange(1, len(head))]], list(fds))
+                    raise EOFError
+                send(request, payload, fds)
+            f.send = few
+            try:
+                f.start()
+                f.request(struct.pack('<IIQ', 0, 0, 0), 513)
+            except EOFError:
+                pass
+            f.close()
+        self.assertEqual(n_fds(), before)
         c.terminate()
         self.ends(c)
 
