@@ -492,6 +492,8 @@ TEST(no_descriptors_left) {
         static struct rig r;
         struct rlimit old, few;
 
+        if (getenv("VHK_TEST_SLOW"))
+                SKIP("cannot: valgrind does not leave a connection in the backlog that it has no descriptor for");
         rig_open(&r, NULL, NULL);
         fe_connect(&r);
         CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
