@@ -34,12 +34,21 @@ static struct disk {
         struct vhk_post release;
         struct vhk_host *host;
 } disk;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;        /* of all the above, for the disk's thread and the test's */
+#define SET(field, value) do { pthread_mutex_lock(&lock); disk.field = (value); pthread_mutex_unlock(&lock); } while (0)
+static struct disk seen(void) {
+        pthread_mutex_lock(&lock);
+        struct disk d = disk;
+        pthread_mutex_unlock(&lock);
+        return d;
+}
+
 static struct vhk_worker *worker;
 static struct vhk_backend *backend;
 static struct vhk_device_ops ops;
 static struct vhk_backend_options backend_options;
 static pthread_t thread;
-static int ended;
+static int ended;        /* the disk's thread alone */
 
 static uint32_t serve_data(struct vhk_req *r, int in, uint64_t sector, uint8_t *status) {
         uint32_t n = in ? r->in_len - 1 : r->out_len - 16;
@@ -85,16 +94,23 @@ static void complete(struct vhk_req *r) {
         vhk_queue_push(disk.q, r, len + 1);
 }
 
-static void release(struct vhk_post *p) {
+static void complete_all(void) {
         for (unsigned i = 0; i < disk.n_held; i++)
                 complete(disk.held[disk.reverse ? disk.n_held - 1 - i : i]);
         disk.n_held = 0;
         vhk_queue_flush(disk.q);
 }
 
+static void release(struct vhk_post *p) {
+        pthread_mutex_lock(&lock);
+        complete_all();
+        pthread_mutex_unlock(&lock);
+}
+
 static void queue_run(void *dev, struct vhk_queue *q) {
         int n;
 
+        pthread_mutex_lock(&lock);
         disk.q = q;
         while ((n = vhk_queue_pop(q, disk.held + disk.n_held, 256 - disk.n_held)) > 0) {
                 disk.n_held += (unsigned)n;
@@ -103,33 +119,42 @@ static void queue_run(void *dev, struct vhk_queue *q) {
         if (disk.die && disk.n_held)
                 shutdown(backend_options.fd, SHUT_RDWR);
         else if (!disk.hold)
-                release(NULL);
+                complete_all();
+        pthread_mutex_unlock(&lock);
 }
 
 static void queue_stop(void *dev, struct vhk_queue *q, enum vhk_stop how) {
+        pthread_mutex_lock(&lock);
         disk.q = q;
         if (!disk.die)          /* then the test says when */
-                release(NULL);
+                complete_all();
+        pthread_mutex_unlock(&lock);
 }
 
 static int attach(void *dev, struct vhk_host *host) {
-        disk.host = host;
+        SET(host, host);
         return 0;
 }
 
 static int get_config(void *dev, uint32_t off, void *buf, uint32_t n) {
+        pthread_mutex_lock(&lock);
         memcpy(buf, config + off, n);
+        pthread_mutex_unlock(&lock);
         return 0;
 }
 
 static int set_config(void *dev, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
+        pthread_mutex_lock(&lock);
         memcpy(config + off, buf, n);
+        pthread_mutex_unlock(&lock);
         return 0;
 }
 
 static void put(unsigned off, uint64_t v, unsigned n) {
+        pthread_mutex_lock(&lock);
         for (unsigned i = 0; i < n; i++)
                 config[off + i] = (uint8_t)(v >> 8 * i);
+        pthread_mutex_unlock(&lock);
 }
 
 /* ---- bringing both up ---- */
@@ -229,6 +254,7 @@ static void check_read(size_t n, uint64_t off, int lent) {
 
         memset(p, 0xee, n);
         CHECK_EQ(vhk_blk_pread(b, p, n, off), (long long)n);
+        seen();                                 /* what the disk's thread did comes before */
         CHECK(!memcmp(p, content + off, n));
         if (!lent)
                 free(p);
@@ -293,10 +319,10 @@ TEST(requests_are_cut_as_the_disk_demands) {
                         enter();
                         check_read(256 * KIB, 4096, lent);
                         if (rows[i].size_max) {
-                                CHECK(disk.max_segment <= rows[i].size_max);
-                                CHECK(disk.max_bytes <= rows[i].size_max * rows[i].seg_max);
+                                CHECK(seen().max_segment <= rows[i].size_max);
+                                CHECK(seen().max_bytes <= rows[i].size_max * rows[i].seg_max);
                         }
-                        CHECK(disk.max_segments <= rows[i].seg_max);
+                        CHECK(seen().max_segments <= rows[i].seg_max);
                         leave();
                 }
 }
@@ -307,7 +333,7 @@ TEST(without_seg_max_there_is_one_segment) {
         enter();
         CHECK_EQ(info().max_segments, 1);
         check_read(MIB, 0, 0);
-        CHECK_EQ(disk.max_segments, 1);
+        CHECK_EQ(seen().max_segments, 1);
         leave();
 }
 
@@ -348,7 +374,7 @@ TEST(the_capacity_grows) {
         p = vhk_blk_alloc(b, 4096);
         CHECK_EQ(vhk_blk_pread(b, p, 4096, MIB), -ENXIO);
         put(0, 2 * MIB / 512, 8);
-        CHECK_OK(vhk_host_config_changed(disk.host));
+        CHECK_OK(vhk_host_config_changed(seen().host));
         for (int i = 0; i < 2000 && k == -ENXIO; i++) {
                 usleep(1000);
                 k = (int)vhk_blk_pread(b, p, 4096, MIB);
@@ -365,14 +391,14 @@ TEST(errors_of_the_device) {
 
         init();
         enter();
-        disk.fail_sector = 1000;
+        SET(fail_sector, 1000);
         CHECK_EQ(vhk_blk_pread(b, p, 4096, 1000 * 512), -EIO);
         CHECK_EQ(vhk_blk_pread(b, p, sizeof(p), 0), -EIO);
         CHECK_EQ(vhk_blk_pwrite(b, p, sizeof(p), 0), -EIO);
         check_read(256 * KIB, 0, 0);
-        disk.unsupported = 1;
+        SET(unsupported, 1);
         CHECK_EQ(vhk_blk_flush(b), -EOPNOTSUPP);
-        disk.unsupported = 0;
+        SET(unsupported, 0);
         CHECK_EQ(vhk_blk_flush(b), 0);
         leave();
 }
@@ -395,10 +421,10 @@ TEST(ranges_are_cut) {
         init();
         enter();
         CHECK_OK(vhk_blk_discard(b, 0, 3 * MIB + 512));
-        CHECK_EQ(disk.n_ranges, 4);
-        CHECK_EQ(disk.ranges_len, 3 * MIB + 512);
+        CHECK_EQ(seen().n_ranges, 4);
+        CHECK_EQ(seen().ranges_len, 3 * MIB + 512);
         CHECK_OK(vhk_blk_write_zeroes(b, 4096, 2 * MIB + 4096, 1));
-        CHECK_EQ(disk.n_ranges, 6);
+        CHECK_EQ(seen().n_ranges, 6);
         CHECK_EQ(vhk_blk_discard(b, 100, 512), -EINVAL);
         CHECK_EQ(vhk_blk_discard(b, sizeof(content), 512), -ENXIO);
         CHECK_OK(vhk_blk_discard(b, 0, 0));
@@ -431,6 +457,7 @@ TEST(write_back) {
         enter();
         CHECK_EQ(info().writeback, 0);
         CHECK_OK(vhk_blk_set_writeback(b, 1));
+        seen();
         CHECK_EQ(config[32], 1);
         CHECK_EQ(info().writeback, 1);
         leave();
@@ -448,11 +475,11 @@ static void a_disk_that_is_late(int polling) {
         options.polling = (uint8_t)polling;
         frontend_options.limit_ns = 30000000;
         enter();
-        disk.hold = 1;
+        SET(hold, 1);
         CHECK_EQ(vhk_blk_pread(b, p, sizeof(p), 0), -ETIMEDOUT);
         CHECK_EQ(vhk_blk_pread(b, p, sizeof(p), 0), -EBUSY);
         CHECK_EQ(vhk_blk_flush(b), -EBUSY);
-        disk.hold = 0;
+        SET(hold, 0);
         vhk_worker_post(worker, &disk.release);
         ssize_t k;
         for (int i = 0; i < 2000 && (k = vhk_blk_pread(b, p, sizeof(p), 0)) == -EBUSY; i++)
@@ -473,7 +500,7 @@ static void a_back_end_that_dies(int polling) {
         init();
         options.polling = (uint8_t)polling;
         enter();
-        disk.die = 1;
+        SET(die, 1);
         CHECK_EQ(vhk_blk_pread(b, p, sizeof(p), 0), -EPIPE);
         CHECK_EQ(n_gone, 1);
         CHECK(strstr(vhk_frontend_get_error(vhk_blk_get_frontend(b))->text, "closed the connection"));
@@ -533,7 +560,8 @@ TEST(a_full_ring_takes_fewer_and_order_is_free) {
 
         init();
         enter();
-        disk.hold = disk.reverse = 1;
+        SET(hold, 1);
+        SET(reverse, 1);
         uint8_t *p = vhk_blk_alloc(b, 200 * 512);
         for (unsigned i = 0; i < 200; i++) {
                 iov[i] = (struct iovec){ p + 512 * i, 512 };
@@ -544,7 +572,7 @@ TEST(a_full_ring_takes_fewer_and_order_is_free) {
         CHECK_EQ(vhk_blk_reap(q, done, 200, 20), 0);
         CHECK_EQ(vhk_blk_flush(b), -EBUSY);                     /* synchronous calls need queue 0 idle */
         CHECK_EQ(vhk_blk_pread(b, content, 512, 0), -EBUSY);
-        disk.hold = 0;
+        SET(hold, 0);
         vhk_worker_post(worker, &disk.release);
         while (n < 128) {
                 int k = vhk_blk_reap(q, done, 200, 5000);
@@ -576,9 +604,9 @@ TEST(without_indirect_tables_the_ring_holds_fewer) {
         iov = (struct iovec){ vhk_blk_alloc(b, 512), 512 };
         for (unsigned i = 0; i < 50; i++)
                 ios[i] = (struct vhk_blk_io){ .op = VHK_BLK_READ, .iov = &iov, .n_iov = 1 };
-        disk.hold = 1;
+        SET(hold, 1);
         CHECK_EQ(vhk_blk_submit(q, ios, 50), 5);                /* 3 descriptors each */
-        disk.hold = 0;
+        SET(hold, 0);
         vhk_worker_post(worker, &disk.release);
         for (int n = 0; n < 5;) {
                 int k = vhk_blk_reap(q, done, 50, 5000);

@@ -35,6 +35,17 @@ static const struct {
         { "vduse:", false },
 };
 
+static int check_path(const char *path, struct vhk_error *ret_e) {
+        const size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+
+        if (!*path)
+                return vhk_error_set(ret_e, -EINVAL, "sock.spec", "the socket path is empty");
+        if (strlen(path) > most)
+                return vhk_error_set(ret_e, -ENAMETOOLONG, "sock.path-length",
+                                     "the socket path has %zu bytes, a unix socket takes at most %zu: %.100s...", strlen(path), most, path);
+        return 0;
+}
+
 int vhk_sock_parse(const char *spec, const char **ret_path, struct vhk_error *ret_e) {
         const char *path = spec;
 
@@ -49,27 +60,17 @@ int vhk_sock_parse(const char *spec, const char **ret_path, struct vhk_error *re
                 path = spec + n;
                 break;
         }
-        if (!*path)
-                return vhk_error_set(ret_e, -EINVAL, "sock.spec", "the socket path is empty");
-        if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
-                return vhk_error_set(ret_e, -ENAMETOOLONG, "sock.path-length",
-                                     "the socket path has %zu bytes, a unix socket takes at most %zu: %.100s...", strlen(path),
-                                     sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1, path);
-        *ret_path = path;
-        return 0;
+        int k = check_path(path, ret_e);
+        if (k == 0)
+                *ret_path = path;
+        return k;
 }
 
 static struct sockaddr_un address_of(const char *path) {
         struct sockaddr_un a = { .sun_family = AF_UNIX };
 
-        memcpy(a.sun_path, path, strlen(path));         /* vhk_sock_parse() and parse_path() checked the length */
+        memcpy(a.sun_path, path, strlen(path));         /* check_path() checked the length */
         return a;
-}
-
-static int parse_path(const char *path, struct vhk_error *ret_e) {
-        const char *unused;
-
-        return vhk_sock_parse(path, &unused, ret_e);
 }
 
 static void directory_of(const char *path, char dir[static 108]) {
@@ -182,7 +183,7 @@ int vhk_listener_open(const char *path, struct vhk_listener *ret_l, struct vhk_e
         struct vhk_listener l = { .fd = -1 };
         struct stat st;
 
-        int k = parse_path(path, ret_e);
+        int k = check_path(path, ret_e);
         if (k < 0)
                 return k;
         struct sockaddr_un a = address_of(path);
@@ -195,12 +196,12 @@ int vhk_listener_open(const char *path, struct vhk_listener *ret_l, struct vhk_e
                 return vhk_error_set(ret_e, vhk_errno(), "sock.socket", "cannot make a socket: %s", strerror(errno));
         if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
                 return bind_error(path, ret_e);
-        if (listen(fd, BACKLOG) < 0 || lstat(path, &st) < 0) {
-                k = vhk_error_set(ret_e, vhk_errno(), "sock.listen", "cannot listen on %s: %s", path, strerror(errno));
-                unlink(path);
+        memcpy(l.path, path, strlen(path));
+        if (listen(fd, BACKLOG) < 0 || lstat(l.path, &st) < 0) {
+                k = vhk_error_set(ret_e, vhk_errno(), "sock.listen", "cannot listen on %s: %s", l.path, strerror(errno));
+                unlink(l.path);
                 return k;
         }
-        memcpy(l.path, path, strlen(path));
         l.dev = st.st_dev;
         l.ino = st.st_ino;
         l.fd = VHK_STEAL_FD(fd);
@@ -295,7 +296,7 @@ int vhk_sock_connect(const char *path, uint64_t limit_ns, int *ret_fd, struct vh
         uint64_t start = now_ns(), pause = RETRY_FIRST_NS;
         struct stat st;
 
-        int k = parse_path(path, ret_e);
+        int k = check_path(path, ret_e);
         if (k < 0)
                 return k;
         for (;;) {
