@@ -32,6 +32,7 @@ enum vhk_disabled {
 enum vhk_stop {
         VHK_STOP_DRAIN,                 /* finish all that was popped */
         VHK_STOP_ABORT,                 /* the peer has gone: finish or drop, nobody will look */
+        VHK_STOP_SUSPEND,               /* be quick: what can be left undone is given to vhk_queue_leave(), the rest is finished */
 };
 
 /** Where a configuration write comes from. */

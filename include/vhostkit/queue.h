@@ -53,6 +53,17 @@ void vhk_queue_unpop(struct vhk_queue *q, unsigned n);
 void vhk_queue_push(struct vhk_queue *q, struct vhk_req *r, uint32_t len);
 void vhk_queue_push_batch(struct vhk_queue *q, struct vhk_req *const *r, const uint32_t *len, unsigned n);
 
+/**
+ * vhk_queue_leave() - do not finish the request: it stays in the in-flight record, for whoever serves the ring next
+ *
+ * Only between queue_stop(VHK_STOP_SUSPEND) and queue_stopped, and only if nothing will write to its buffers any more.
+ * Return: 0; -EOPNOTSUPP: there is no record (push it); -EINVAL: not now.
+ */
+int vhk_queue_leave(struct vhk_queue *q, struct vhk_req *r);
+
+/** vhk_queue_resume() - requests that queue_run left in the ring can be taken now: queue_run is called soon */
+void vhk_queue_resume(struct vhk_queue *q);
+
 /** vhk_queue_flush() - publish what was pushed, and notify the driver once if it wants that; 0, or -EPIPE: the ring is broken */
 int vhk_queue_flush(struct vhk_queue *q);
 

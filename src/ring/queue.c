@@ -149,11 +149,10 @@ static int open_record(struct vhk_queue *q) {
         }
         if (r > 0)
                 q->last_avail = q->avail_seen = q->inflight->first;
-        if (r == -EPROTO) {
-                vhk_queue_fault(q, VHK_RING_INFLIGHT);
-                return -EPIPE;
-        }
-        return r < 0 ? r : 0;
+        if (r >= 0)
+                return 0;
+        vhk_queue_fault(q, r == -EPROTO ? VHK_RING_INFLIGHT : VHK_RING_DEVICE);
+        return -EPIPE;
 }
 
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used) {
