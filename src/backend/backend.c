@@ -21,7 +21,10 @@
 
 #define DEFAULT_PROTOCOL                                                                                                \
         (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_RESET_DEVICE) |  \
+         VHK_BIT(VHK_PF_LOG_SHMFD) |                                                                                   \
          VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
+#define INFLIGHT_PROTOCOL                                                                                               \
+        (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
 
@@ -126,7 +129,8 @@ void vhk_backend_session_ended(struct vhk_backend *b) {
 /* The device has not given back its requests in time. */
 static void give_up(struct vhk_backend *b) {
         b->stuck = true;
-        vhk_session_fail(b, -ETIMEDOUT, "backend.stuck", "requests were still in flight at the time limit of the stop");
+        vhk_session_fail(b, -ETIMEDOUT, "backend.stuck", "requests were still in flight at the time limit of the stop%s",
+                         b->session.inflight.mapping ? ": they are left in the front-end's in-flight record" : "");
         close_listener(b);
         vhk_session_abandon(b);
         b->state = VHK_BACKEND_RETIRING;
@@ -208,9 +212,9 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
         if (ops->config_len > VHK_MAX_CONFIG)
                 return vhk_error_set(ret_e, -EINVAL, "backend.config", "%u bytes of configuration space; at most %u go over the wire",
                                      ops->config_len, VHK_MAX_CONFIG);
-        if (o->protocol_offer & ~(DEFAULT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG)))
+        if (o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG)))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.protocol", "protocol features 0x%llx are not implemented",
-                                     (unsigned long long)(o->protocol_offer & ~(DEFAULT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG))));
+                                     (unsigned long long)(o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG))));
         return 0;
 }
 
@@ -220,7 +224,16 @@ static void set_offers(struct vhk_backend *b) {
 
         w->n_queues = b->n_queues;
         w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES) & ~b->o.features_no_offer;
+        /* Doing a request again is right where it waits for a disabled ring; what may be dropped needs no record. */
+        if (b->ops->disabled == VHK_DISABLED_HOLD)
+                protocol |= INFLIGHT_PROTOCOL;
         w->protocol_offered = protocol & ~b->o.protocol_no_offer;
+        if (!(w->protocol_offered & VHK_BIT(VHK_PF_INFLIGHT_SHMFD)))
+                w->protocol_offered &= ~INFLIGHT_PROTOCOL;
+        if (!(w->protocol_offered & VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT)))
+                w->protocol_offered &= ~VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN);
+        if (w->protocol_offered & VHK_BIT(VHK_PF_LOG_SHMFD))
+                w->features_offered |= VHK_BIT(VHK_F_LOG_ALL) & ~b->o.features_no_offer;
 }
 
 static int make_rings(struct vhk_backend *b) {

@@ -26,11 +26,11 @@ static int tell_device(struct vhk_backend *b, uint64_t features) {
 int vhk_on_SET_FEATURES(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
         struct vhk_session *s = &b->session;
         uint64_t old = s->wire.features, extra = p->value & ~(s->wire.features_offered | ALWAYS_IMPLEMENTED);
-        bool republish = (old ^ p->value) & ALWAYS_IMPLEMENTED;
+        bool republish = (old ^ p->value) & (ALWAYS_IMPLEMENTED | VHK_BIT(VHK_F_LOG_ALL));
 
         if (extra)
                 return vhk_refuse(b, -EINVAL, "backend.features", "feature bits 0x%llx were not offered", (unsigned long long)extra);
-        if (!s->negotiated || old != p->value) {
+        if (!s->negotiated || ((old ^ p->value) & ~CARRIER_BITS)) {
                 int k = tell_device(b, p->value);
                 if (k < 0)
                         return k;
@@ -42,7 +42,7 @@ int vhk_on_SET_FEATURES(struct vhk_backend *b, const struct vhk_p_u64 *p, struct
                         s->rings[i].enabled = true;
                 }
         vhk_host_update(&b->host);
-        return republish ? vhk_ring_publish_all(b) : 0;
+        return republish ? vhk_ring_publish_and_answer(b, c) : 0;
 }
 
 int vhk_session_negotiate(struct vhk_backend *b) {

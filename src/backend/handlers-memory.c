@@ -78,8 +78,13 @@ static void memory_changed(struct vhk_backend *b, int error) {
 static int change_memory(struct vhk_backend *b, struct vhk_call *c, struct vhk_memmap *new) {
         struct vhk_memmap *old = b->session.mem;
 
+        int k = vhk_log_check_memory(b, new);
+        if (k < 0) {
+                vhk_memmap_unref(new);
+                return k;
+        }
         b->session.mem = new;
-        int k = give_memory_to_all(b, keeps_all(old, new) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
+        k = give_memory_to_all(b, keeps_all(old, new) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
         if (k < 0) {
                 vhk_memmap_unref(old);
                 vhk_session_fail(b, k, "backend.memory", "no ring plan: %s", strerror(-k));

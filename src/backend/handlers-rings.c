@@ -42,17 +42,23 @@ int vhk_on_SET_VRING_NUM(struct vhk_backend *b, const struct vhk_p_vring_state *
 
 int vhk_on_SET_VRING_ADDR(struct vhk_backend *b, const struct vhk_p_vring_addr *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
         struct vhk_ring_value *r = &b->session.rings[p->index];
+        struct vhk_p_vring_addr old = r->addr;
         bool same = r->has_addr && r->addr.desc == p->desc && r->addr.avail == p->avail && r->addr.used == p->used;
 
-        if (p->flags & VHK_VRING_F_LOG)
+        if ((p->flags & VHK_VRING_F_LOG) && !(b->session.wire.protocol & VHK_BIT(VHK_PF_LOG_SHMFD)))
                 return vhk_refuse(b, -EINVAL, "ring.log", "ring %u: writes to the used ring are to be logged, and LOG_SHMFD was not "
                                   "negotiated", p->index);
-        int k = vhk_ring_event(b, p->index, same ? VHK_RING_EVENT_SAME_ADDR : VHK_RING_EVENT_SET_ADDR);
-        if (k < 0)
-                return k;
+        int action = vhk_ring_event(b, p->index, same ? VHK_RING_EVENT_SAME_ADDR : VHK_RING_EVENT_SET_ADDR);
+        if (action < 0)
+                return action;
         r->addr = *p;
+        int k = vhk_log_check_ring(b, p->index);
+        if (k < 0) {
+                r->addr = old;
+                return k;
+        }
         r->has_addr = true;
-        return 0;
+        return action == VHK_RING_DO_ADOPT ? publish(b, c, p->index) : 0;
 }
 
 /* Of a split ring only the available index comes; the used index is in guest memory. */
@@ -75,7 +81,8 @@ static void base_known(struct vhk_backend *b, int error) {
         vhk_token_answer(b, error, &(struct vhk_p_vring_state){ i, b->session.rings[i].base }, sizeof(struct vhk_p_vring_state));
 }
 
-int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_vring_state *ret_reply) {
+static int stop_and_tell(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, enum vhk_stop how,
+                         struct vhk_p_vring_state *ret_reply) {
         int action = vhk_ring_event(b, p->index, VHK_RING_EVENT_GET_BASE);
         if (action < 0)
                 return action;
@@ -83,7 +90,7 @@ int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state 
                 *ret_reply = (struct vhk_p_vring_state){ p->index, b->session.rings[p->index].base };
                 return 0;
         }
-        int k = vhk_ring_stop(b, p->index, VHK_STOP_DRAIN);
+        int k = vhk_ring_stop(b, p->index, how);
         if (k < 0)
                 return k;
         vhk_ring_wait(b, p->index, VHK_WAIT_STOPPED);
@@ -91,20 +98,34 @@ int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state 
         return vhk_token_take(b, c, base_known);
 }
 
+/* The newest text: requests in flight are completed first, whatever num and GET_VRING_BASE_INFLIGHT say. */
+int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_vring_state *ret_reply) {
+        return stop_and_tell(b, p, c, VHK_STOP_DRAIN, ret_reply);
+}
+
+/* What the device can leave undone stays in the in-flight record; without one there is nowhere to leave it. */
+int vhk_on_GET_VRING_BASE_SKIP_DRAIN(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_vring_state *ret_reply) {
+        return stop_and_tell(b, p, c, vhk_inflight_has_ring(b, p->index) ? VHK_STOP_SUSPEND : VHK_STOP_DRAIN, ret_reply);
+}
+
 /* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken: an eventfd (or another
  * nameless inode), a pipe, or a socket (User-Mode Linux makes its "pipes" with socketpair(2)). */
-static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_fdref **ret_r) {
+int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r) {
         struct stat st;
 
+        if (fstat(*fd, &st) < 0)
+                return vhk_errno();
+        if ((st.st_mode & S_IFMT) != 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
+                return -EINVAL;
+        return vhk_fdref_new(VHK_STEAL_FD(*fd), ret_r);
+}
+
+static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_fdref **ret_r) {
         if (p->value & VHK_RING_NO_FD) {
                 *ret_r = NULL;
                 return 0;
         }
-        int k = fstat(c->fds[0], &st) < 0 ? vhk_errno() : 0;
-        if (k == 0 && (st.st_mode & S_IFMT) != 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
-                k = -EINVAL;
-        if (k == 0)
-                k = vhk_fdref_new(VHK_STEAL_FD(c->fds[0]), ret_r);
+        int k = vhk_ring_take_notifier(b, &c->fds[0], ret_r);
         if (k < 0)
                 return vhk_refuse(b, k, "ring.notifier", "ring %u: the descriptor is no eventfd, pipe or socket (%s)",
                                   (unsigned)(p->value & VHK_RING_INDEX_MASK), strerror(-k));
@@ -120,6 +141,8 @@ int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, stru
 
         if (!vhk_ring_runs(b, i)) {
                 k = vhk_ring_resolve(b, i, b->session.mem, NULL);
+                if (k == 0)
+                        k = vhk_inflight_check_ring(b, i);
                 if (k == 0)
                         k = vhk_session_negotiate(b);
         }

@@ -86,6 +86,8 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
                 .call = r->call,
                 .err = r->err,
         };
+        vhk_log_fill(b, i, &values);
+        vhk_inflight_fill(b, i, &values);
         struct vhk_ring_plan plan = { .goal = VHK_PLAN_RUN, .base = r->base, .poll = r->polled };
 
         int k = vhk_ring_resolve(b, i, s->mem, &values);

@@ -28,17 +28,17 @@ uint64_t vhk_now(void) {
 
 /* ---- sending ---- */
 
-void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size) {
+void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size, int fd) {
         struct vhk_hdr h = { request, VHK_HDR_VERSION | VHK_HDR_REPLY, size };
         char line[256];
 
         if (b->failed)
                 return;
         if (b->trace.fn) {
-                vhk_wire_print(VHK_FROM_FRONTEND, &h, payload, 0, line, sizeof(line));
+                vhk_wire_print(VHK_FROM_FRONTEND, &h, payload, fd >= 0, line, sizeof(line));
                 vhk_log(&b->trace, VHK_LOG_DEBUG, "< %s", line);
         }
-        int k = vhk_conn_send(&b->conn, &h, payload, NULL, 0);
+        int k = vhk_conn_send(&b->conn, &h, payload, &fd, fd >= 0);
         if (k < 0)
                 vhk_session_fail(b, k, "backend.send", "cannot answer the front-end: %s", strerror(-k));
         else if (vhk_conn_wants_out(&b->conn))
@@ -78,6 +78,9 @@ static void forget_session(struct vhk_backend *b) {
                 vhk_fdref_unref(s->rings[i].err);
         }
         vhk_memmap_unref(s->mem);
+        vhk_inflight_forget(b);
+        vhk_dirty_unref(s->log);
+        vhk_fdref_unref(s->log_fd);
         *s = (struct vhk_session){ .wire = {
                 .features_offered = s->wire.features_offered,
                 .protocol_offered = s->wire.protocol_offered,
@@ -138,6 +141,10 @@ static void look_at_fault(struct vhk_backend *b, struct vhk_vring *v) {
                 (void)vhk_ring_event(b, v->index, VHK_RING_EVENT_FAULT);
         if (b->session.mem && vhk_memmap_is_bad(b->session.mem, &seen))
                 vhk_session_fail(b, -EFAULT, "mem.bad", "memory that the front-end lent has vanished (its file was truncated)");
+        if (b->session.log && vhk_dirty_is_bad(b->session.log))
+                vhk_session_fail(b, -EFAULT, "log.bad", "the dirty log has vanished (its file was truncated)");
+        if (vhk_inflight_is_bad(b))
+                vhk_session_fail(b, -EFAULT, "inflight.bad", "the in-flight record has vanished (its file was truncated)");
 }
 
 void vhk_session_reported(struct vhk_vring *v) {

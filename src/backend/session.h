@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "mem/mem.h"
+#include "ring/inflight.h"
 #include "ring/ring.h"
 #include "ring/state.h"
 #include "sock/sock.h"
@@ -31,6 +32,12 @@ struct vhk_ring_value {
         struct vhk_fdref *kick, *call, *err;
 };
 
+/* The front-end's in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. */
+struct vhk_inflight_area {
+        struct vhk_mapping *mapping;
+        uint16_t n_rings, n_entries;
+};
+
 /* All negotiated and ring state of a connection. A fresh one is all zeroes, but for the offers in @wire. */
 struct vhk_session {
         struct vhk_wire_state wire;
@@ -39,6 +46,10 @@ struct vhk_session {
         bool negotiated;                /* the device knows wire.features */
         bool reset_due;                 /* STATUS 0 came while rings ran: the device is reset when they have stopped */
         struct vhk_memmap *mem;
+        struct vhk_dirty *log;          /* the newest; NULL: none */
+        struct vhk_fdref *log_fd;
+        struct vhk_p_log_reply log_said;        /* the answer that is due */
+        struct vhk_inflight_area inflight;
         struct vhk_ring_value rings[VHK_MAX_RINGS];
 };
 
@@ -118,6 +129,7 @@ struct vhk_call {
         const struct vhk_row *row;
         int *fds;                       /* what is not taken (set to -1) is closed */
         uint32_t reply_size;            /* of a reply of its own; preset to its struct's size */
+        int reply_fd;                   /* goes out with it and is closed; preset to -1 */
 };
 
 enum { VHK_CALL_LATER = 1 };            /* the handler took the token */
@@ -143,7 +155,7 @@ void vhk_token_drop(struct vhk_backend *b);
 /* ---- session.c ---- */
 
 int vhk_session_begin(struct vhk_backend *b, int fd);   /* takes @fd */
-void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size);
+void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size, int fd);   /* -1: no descriptor */
 /* Marks the connection as failed; the caller's caller closes it with vhk_session_check(). */
 void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
 void vhk_session_check(struct vhk_backend *b);
@@ -173,6 +185,27 @@ bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring
 /* Are the ring's areas inside of @mem? 0, or a refusal. @ret_c may be NULL. */
 int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c);
 void vhk_ring_forget(struct vhk_ring_value *r);
+/* Takes *@fd as a notification descriptor, if it can be one. -EINVAL */
+int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
+/* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. */
+int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c);
+
+/* ---- handlers-log.c ---- */
+
+/* What ring @i marks, into a configuration. */
+void vhk_log_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);
+/* Does the log reach the used ring of @i? 0, or a refusal. */
+int vhk_log_check_ring(struct vhk_backend *b, unsigned i);
+/* Does it reach the end of a table that is to come? 0 (perhaps without a log from now on), or a refusal. */
+int vhk_log_check_memory(struct vhk_backend *b, const struct vhk_memmap *new);
+
+/* ---- handlers-inflight.c ---- */
+
+bool vhk_inflight_has_ring(const struct vhk_backend *b, unsigned i);    /* is ring @i recorded? */
+int vhk_inflight_check_ring(struct vhk_backend *b, unsigned i);         /* is the record large enough? 0, or a refusal */
+void vhk_inflight_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);
+bool vhk_inflight_is_bad(const struct vhk_backend *b);                  /* its file was truncated */
+void vhk_inflight_forget(struct vhk_backend *b);
 
 /* ---- backend.c ---- */
 

@@ -10,8 +10,8 @@ TEST(offers) {
         rig_open(&r, &(struct vhk_backend_options){ .features_no_offer = VHK_BIT(VHK_F_EVENT_IDX),
                                                     .protocol_no_offer = VHK_BIT(VHK_PF_STATUS) }, NULL);
         fe_connect(&r);
-        CHECK_EQ(fe_get(&r, VHK_FE_GET_FEATURES), (FEATURES | VHK_BIT(5)) & ~VHK_BIT(VHK_F_EVENT_IDX));
-        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), PROTOCOL & ~VHK_BIT(VHK_PF_STATUS));
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_FEATURES), (FEATURES | VHK_BIT(5) | VHK_BIT(VHK_F_LOG_ALL)) & ~VHK_BIT(VHK_F_EVENT_IDX));
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), (PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD)) & ~VHK_BIT(VHK_PF_STATUS));
         CHECK_EQ(r.n_connected, 1);
         rig_close(&r);
         CHECK_EQ(r.n_disconnected, 1);
@@ -76,10 +76,10 @@ TEST(protocol_features) {
         rig_open(&r, NULL, NULL);
         fe_connect(&r);
         fe_negotiate(&r, FEATURES, PROTOCOL);
-        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_PROTOCOL_FEATURES, PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD)), 1);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_PROTOCOL_FEATURES, PROTOCOL | VHK_BIT(63)), 1);
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_PROTOCOL_FEATURES, PROTOCOL), 0);
         /* without REPLY_ACK a refusal has no words: the end */
-        uint64_t none = 0, bad = VHK_BIT(VHK_PF_LOG_SHMFD);
+        uint64_t none = 0, bad = VHK_BIT(63);
         fe_send(&r, VHK_FE_SET_PROTOCOL_FEATURES, 0, &none, 8, NULL, 0);
         CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
         fe_send(&r, VHK_FE_SET_PROTOCOL_FEATURES, VHK_HDR_NEED_REPLY, &bad, 8, NULL, 0);
@@ -100,7 +100,7 @@ TEST(rows_without_handler) {
         for (uint32_t id = 0; id < 64; id++) {
                 const struct vhk_row *row = vhk_wire_row(VHK_FROM_FRONTEND, id, VHK_PHASE_NORMAL);
                 bool gated = row && (row->gate.protocol & ~PROTOCOL || row->gate.virtio & ~FEATURES || row->gate.offered & ~FEATURES);
-                bool absent = id == VHK_FE_SET_LOG_FD || id == VHK_FE_GPU_SET_SOCKET;
+                bool absent = id == VHK_FE_GPU_SET_SOCKET;
                 if (row && !gated && !absent)
                         continue;
                 uint32_t size = 8;

@@ -2,6 +2,7 @@
 /* The device's side of a dirty log, see dirty.h; and the reverse look-up that it needs: requests hold host addresses only. */
 #include "mem/dirty.h"
 
+#include "base/error.h"
 #include "mem/mapping.h"
 #include "mem/mem.h"
 
@@ -17,7 +18,7 @@ int vhk_dirty_new(int fd, uint64_t offset, uint64_t size, struct vhk_dirty **ret
         struct vhk_dirty *d = malloc(sizeof(*d));
         if (!d) {
                 vhk_mapping_unref(m);
-                return -ENOMEM;
+                return vhk_error_set(ret_e, -ENOMEM, "mem.no-memory", "no memory for a dirty log");
         }
         *d = (struct vhk_dirty){ .refs = 1, .bits = m->host, .size = size, .mapping = m };
         *ret_d = d;
