@@ -51,6 +51,7 @@ struct vhk_blk_queue {
         struct vhk_blk_header *headers;
         struct vhk_blk_range *ranges;
         uint8_t *status;
+        uint64_t headers_gpa, ranges_gpa, status_gpa;
         void **cookies;                 /* by slot */
         uint16_t *free_slots;           /* a stack */
         unsigned n_free, num;

@@ -10,7 +10,6 @@
 
 #include "base/fd.h"
 #include "mem/mem.h"
-#include "ring/ring.h"
 
 #define NUM_DEFAULT 128u
 #define INDIRECT_MAX 128u
@@ -203,6 +202,10 @@ VHK_API struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q) {
 
 VHK_API VHK_HOT int vhk_drvq_add(struct vhk_drvq *q, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie) {
         return vhk_drvring_add(q->ring, sg, n_out, n_in, cookie);
+}
+
+VHK_HOT int vhk_drvq_add_gpa(struct vhk_drvq *q, const struct vhk_drvring_buf *sg, unsigned n_out, unsigned n_in, void *cookie) {
+        return vhk_drvring_add_gpa(q->ring, sg, n_out, n_in, cookie);
 }
 
 VHK_API VHK_HOT int vhk_drvq_kick(struct vhk_drvq *q) {

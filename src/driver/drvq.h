@@ -5,6 +5,7 @@
 #include <vhostkit/drvq.h>
 
 #include "base/base.h"
+#include "ring/ring.h"
 
 struct vhk_drvq_place {
         void *mem;                      /* vhk_drvq_bytes() zeroed bytes of lent memory, 4096-aligned */
@@ -14,3 +15,5 @@ struct vhk_drvq_place {
 };
 size_t vhk_drvq_bytes(uint16_t num, uint16_t indirect_max);
 int vhk_drvq_new_at(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p, struct vhk_drvq **ret_q);
+/* vhk_drvq_add() with guest addresses that the driver knows */
+int vhk_drvq_add_gpa(struct vhk_drvq *q, const struct vhk_drvring_buf *sg, unsigned n_out, unsigned n_in, void *cookie);

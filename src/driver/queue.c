@@ -78,6 +78,9 @@ int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, u
         q->headers = (void *)(mem + ring_bytes);
         q->ranges = (void *)(q->headers + num);
         q->status = (void *)(q->ranges + num);
+        q->headers_gpa = vhk_blk_gpa(q, q->headers, num * sizeof(*q->headers));         /* lent: they are of our own chunk */
+        q->ranges_gpa = vhk_blk_gpa(q, q->ranges, num * sizeof(*q->ranges));
+        q->status_gpa = vhk_blk_gpa(q, q->status, num);
         q->cookies = calloc(num, sizeof(*q->cookies));
         q->free_slots = calloc(num, sizeof(*q->free_slots));
         if (!q->cookies || !q->free_slots)
@@ -110,17 +113,23 @@ static int check_place(const struct vhk_blk *b, uint64_t off, uint64_t len) {
         return vhk_likely(vhk_range_within(off, len, vhk_load_relaxed(&b->capacity))) ? 0 : -ENXIO;
 }
 
-/* Copies @io's buffers to @sg; bytes, or -EINVAL. */
-static int64_t take_buffers(const struct vhk_blk *b, const struct vhk_blk_io *io, struct iovec *sg) {
+/* Translates @io's buffers to @sg; bytes, or a negative errno. */
+static inline int64_t take_buffers(struct vhk_blk_queue *q, const struct vhk_blk_io *io, struct vhk_drvring_buf *sg) {
+        const struct vhk_blk *b = q->b;
         uint64_t sum = 0;
 
         if (vhk_unlikely(io->n_iov == 0 || io->n_iov > b->max_segments))
                 return -EINVAL;
         for (unsigned i = 0; i < io->n_iov; i++) {
-                if (vhk_unlikely(io->iov[i].iov_len > b->max_segment || io->iov[i].iov_len == 0))
+                uint64_t va = (uintptr_t)io->iov[i].iov_base, len = io->iov[i].iov_len, off = va - q->last.va;
+                if (vhk_unlikely(len > b->max_segment || len == 0))
                         return -EINVAL;
-                sg[i] = io->iov[i];
-                sum += io->iov[i].iov_len;      /* at most 126 times 4 GiB */
+                sg[i].len = (uint32_t)len;
+                if (vhk_likely(off < q->last.len && len <= q->last.len - off))
+                        sg[i].gpa = q->last.gpa + off;
+                else if ((sg[i].gpa = vhk_blk_gpa(q, io->iov[i].iov_base, len)) == UINT64_MAX)
+                        return -EFAULT;
+                sum += len;             /* at most 126 times 4 GiB */
         }
         return vhk_likely(sum < UINT32_MAX - 64) ? (int64_t)sum : -EINVAL;      /* a device need not serve 4 GiB in one request */
 }
@@ -132,7 +141,8 @@ static int check_range(const struct vhk_blk *b, const struct vhk_blk_io *io) {
 }
 
 /* Fills @sg behind the header: device-readable, then device-writable buffers without the status. 0, or why @io is refused. */
-static int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_blk_io *io, struct iovec *sg, unsigned *ret_out, unsigned *ret_in) {
+static inline int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_blk_io *io, struct vhk_drvring_buf *sg, unsigned *ret_out,
+                       unsigned *ret_in) {
         const struct vhk_blk *b = q->b;
         int64_t n;
         int k = 0;
@@ -140,7 +150,7 @@ static int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_blk_io 
         switch (ops[io->op].kind) {
         case DATA_IN:
         case DATA_OUT:
-                n = take_buffers(b, io, sg);
+                n = take_buffers(q, io, sg);
                 k = n < 0 ? (int)n : check_place(b, io->off, (uint64_t)n);
                 *(ops[io->op].kind == DATA_IN ? ret_in : ret_out) += io->n_iov;
                 break;
@@ -148,11 +158,11 @@ static int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_blk_io 
                 k = check_range(b, io);
                 q->ranges[slot] = (struct vhk_blk_range){ vhk_le64_of(io->off / VHK_BLK_SECTOR), vhk_le32_of((uint32_t)(io->len / VHK_BLK_SECTOR)),
                         vhk_le32_of(io->op == VHK_BLK_WRITE_ZEROES && (io->flags & VHK_BLK_IO_UNMAP)) };
-                sg[0] = (struct iovec){ &q->ranges[slot], sizeof(q->ranges[slot]) };
+                sg[0] = (struct vhk_drvring_buf){ q->ranges_gpa + slot * sizeof(q->ranges[0]), sizeof(q->ranges[0]) };
                 (*ret_out)++;
                 break;
         case ID:
-                n = take_buffers(b, io, sg);
+                n = take_buffers(q, io, sg);
                 k = n == ID_BYTES ? 0 : -EINVAL;
                 *ret_in += io->n_iov;
                 break;
@@ -163,7 +173,7 @@ static int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_blk_io 
 }
 
 static VHK_HOT int add(struct vhk_blk_queue *q, const struct vhk_blk_io *io) {
-        struct iovec sg[VHK_BLK_MAX_SEGMENTS + 2];
+        struct vhk_drvring_buf sg[VHK_BLK_MAX_SEGMENTS + 2];
         unsigned n_out = 1, n_in = 0;
 
         if (vhk_unlikely((unsigned)io->op >= VHK_N(ops)))
@@ -181,9 +191,9 @@ static VHK_HOT int add(struct vhk_blk_queue *q, const struct vhk_blk_io *io) {
         bool has_place = ops[io->op].kind == DATA_IN || ops[io->op].kind == DATA_OUT;
         q->headers[slot] = (struct vhk_blk_header){ .type = vhk_le32_of(ops[io->op].type), .sector = vhk_le64_of(has_place ? io->off / VHK_BLK_SECTOR : 0) };
         q->status[slot] = NO_STATUS;
-        sg[0] = (struct iovec){ &q->headers[slot], sizeof(q->headers[slot]) };
-        sg[n_out + n_in] = (struct iovec){ &q->status[slot], 1 };
-        k = vhk_drvq_add(q->ring, sg, n_out, n_in + 1, (void *)(uintptr_t)slot);
+        sg[0] = (struct vhk_drvring_buf){ q->headers_gpa + slot * sizeof(q->headers[0]), sizeof(q->headers[0]) };
+        sg[n_out + n_in] = (struct vhk_drvring_buf){ q->status_gpa + slot, 1 };
+        k = vhk_drvq_add_gpa(q->ring, sg, n_out, n_in + 1, (void *)(uintptr_t)slot);
         if (vhk_unlikely(k < 0))
                 return k;
         q->cookies[slot] = io->cookie;
@@ -302,25 +312,24 @@ static int wait_sleeping(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done,
         }
 }
 
-static int check_idle(struct vhk_blk_queue *q) {
-        if (vhk_likely(++q->idle < IDLE_LOOKS))
-                return vhk_likely(!vhk_load_relaxed(&q->b->gone)) ? 0 : -EPIPE;
-        q->idle = 0;
-        return vhk_blk_look_after(q->b);
+/* Nothing is there. */
+static VHK_COLD int wait_some(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
+        int k = vhk_load_relaxed(&q->b->gone) ? -EPIPE : 0;
+
+        if (++q->idle >= IDLE_LOOKS) {
+                q->idle = 0;
+                k = vhk_blk_look_after(q->b);
+        }
+        if (k < 0 || timeout_ms == 0 || n == 0 || q->n_free == q->num)
+                return k;
+        uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : now_ns() + (uint64_t)timeout_ms * 1000000;
+        return q->polling ? wait_polling(q, ret_done, n, deadline) : wait_sleeping(q, ret_done, n, deadline);
 }
 
 VHK_API VHK_HOT int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
         int k = vhk_unlikely(q->wants_fd) ? reap_and_arm(q, ret_done, n) : reap_ready(q, ret_done, n);
 
-        if (vhk_likely(k != 0)) {
-                q->idle = 0;
-                return k;
-        }
-        k = check_idle(q);
-        if (k < 0 || timeout_ms == 0 || n == 0 || q->n_free == q->num)
-                return k;
-        uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : now_ns() + (uint64_t)timeout_ms * 1000000;
-        return q->polling ? wait_polling(q, ret_done, n, deadline) : wait_sleeping(q, ret_done, n, deadline);
+        return vhk_likely(k != 0) ? k : wait_some(q, ret_done, n, timeout_ms);
 }
 
 /* ---- the rest ---- */

@@ -78,56 +78,74 @@ static inline void write_desc(struct vhk_desc *d, uint64_t addr, uint32_t len, u
         *d = (struct vhk_desc){ vhk_le64_of(addr), vhk_le32_of(len), vhk_le16_of((uint16_t)flags), vhk_le16_of(next) };
 }
 
-/* Writes @sg into @table, the entry after i being next_of[i].next (a chain of free descriptors) or, without, i + 1. Returns the
+/* Buffers as the caller has them: to be translated (iov), or guest addresses already (gpa). One of the two is a constant NULL
+ * at each use, and all of this is inlined. */
+struct buffers {
+        const struct iovec *iov;
+        const struct vhk_drvring_buf *gpa;
+};
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE int get_buffer(struct vhk_drvring *r, struct buffers b, unsigned k, uint64_t *ret_gpa, uint32_t *ret_len) {
+        if (b.gpa) {
+                *ret_gpa = b.gpa[k].gpa;
+                *ret_len = b.gpa[k].len;
+                return 0;
+        }
+        if (b.iov[k].iov_len > UINT32_MAX)
+                return -EINVAL;
+        *ret_gpa = r->gpa(r->gpa_arg, b.iov[k].iov_base, b.iov[k].iov_len);
+        *ret_len = (uint32_t)b.iov[k].iov_len;
+        return *ret_gpa == UINT64_MAX ? -EFAULT : 0;
+}
+
+/* Writes @b into @table, the entry after i being next_of[i].next (a chain of free descriptors) or, without, i + 1. Returns the
  * index of the last. Nothing is visible or taken until the caller says so, so a failure leaves no trace. */
-static int write_chain(struct vhk_drvring *r, struct vhk_desc *table, uint16_t i, const struct entry *next_of,
-                       const struct iovec *sg, unsigned n_out, unsigned n, uint64_t *ret_in_len) {
-        uint64_t in_len = 0, sum = 0;
+INLINE int write_chain(struct vhk_drvring *r, struct vhk_desc *table, uint16_t i, const struct entry *next_of,
+                       struct buffers b, unsigned n_out, unsigned n, uint64_t *ret_in_len) {
+        uint64_t in_len = 0, sum = 0, gpa;
+        uint32_t len;
 
         for (unsigned k = 0;;) {
-                uint64_t gpa;
-                if (sg[k].iov_len > UINT32_MAX)
-                        return -EINVAL;
-                gpa = r->gpa(r->gpa_arg, sg[k].iov_base, sg[k].iov_len);
-                if (gpa == UINT64_MAX)
-                        return -EFAULT;
-                sum += sg[k].iov_len;
-                in_len += k < n_out ? 0 : sg[k].iov_len;
+                int e = get_buffer(r, b, k, &gpa, &len);
+                if (vhk_unlikely(e < 0))
+                        return e;
+                sum += len;
+                in_len += k < n_out ? 0 : len;
                 uint16_t next = next_of ? next_of[i].next : (uint16_t)(i + 1);
-                write_desc(&table[i], gpa, (uint32_t)sg[k].iov_len,
-                           (k < n_out ? 0 : VHK_DESC_WRITE) | (k + 1 < n ? VHK_DESC_NEXT : 0), next);
+                write_desc(&table[i], gpa, len, (k < n_out ? 0 : VHK_DESC_WRITE) | (k + 1 < n ? VHK_DESC_NEXT : 0), next);
                 if (++k == n)
                         break;
                 i = next;
         }
-        if (sum > UINT32_MAX)           /* 2.7.5.2: no chain of more than 4 GiB */
+        if (vhk_unlikely(sum > UINT32_MAX))             /* 2.7.5.2: no chain of more than 4 GiB */
                 return -EINVAL;
         *ret_in_len = in_len;
         return i;
 }
 
-int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie) {
+INLINE int add(struct vhk_drvring *r, struct buffers b, unsigned n_out, unsigned n_in, void *cookie) {
         unsigned n = n_out + n_in;
         bool indirect = n > 1 && n <= r->indirect_max;
         uint16_t n_descs = indirect ? 1 : (uint16_t)n, head = r->free;
         uint64_t in_len;
         int last;
 
-        if (!n || n < n_out || (!indirect && n > r->mask + 1u))
+        if (vhk_unlikely(!n || n < n_out || (!indirect && n > r->mask + 1u)))
                 return -EINVAL;
-        if (n_descs > r->n_free)
+        if (vhk_unlikely(n_descs > r->n_free))
                 return -EAGAIN;
         if (indirect) {
                 size_t at = (size_t)head * r->indirect_max;
-                last = write_chain(r, r->tables + at, 0, NULL, sg, n_out, n, &in_len);
-                if (last < 0)
+                last = write_chain(r, r->tables + at, 0, NULL, b, n_out, n, &in_len);
+                if (vhk_unlikely(last < 0))
                         return last;
                 write_desc(&r->desc[head], r->tables_gpa + at * sizeof(struct vhk_desc), n * (uint32_t)sizeof(struct vhk_desc),
                            VHK_DESC_INDIRECT, 0);
                 last = head;
         } else {
-                last = write_chain(r, r->desc, head, r->entries, sg, n_out, n, &in_len);
-                if (last < 0)
+                last = write_chain(r, r->desc, head, r->entries, b, n_out, n, &in_len);
+                if (vhk_unlikely(last < 0))
                         return last;
         }
         struct entry *e = &r->entries[head];
@@ -141,6 +159,14 @@ int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_ou
         /* relaxed: published by the release in vhk_drvring_publish() */
         vhk_store_relaxed(&r->avail->ring[r->avail_idx++ & r->mask].v, vhk_le16_of(head).v);
         return 0;
+}
+
+VHK_HOT int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie) {
+        return add(r, (struct buffers){ .iov = sg }, n_out, n_in, cookie);
+}
+
+VHK_HOT int vhk_drvring_add_gpa(struct vhk_drvring *r, const struct vhk_drvring_buf *sg, unsigned n_out, unsigned n_in, void *cookie) {
+        return add(r, (struct buffers){ .gpa = sg }, n_out, n_in, cookie);
 }
 
 static inline uint16_t load_idx(const vhk_le16 *p) { return vhk_le16_get((vhk_le16){ vhk_load_relaxed(&p->v) }); }

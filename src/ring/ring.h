@@ -129,6 +129,9 @@ struct vhk_drvring_setup {
 int vhk_drvring_new(const struct vhk_drvring_setup *s, struct vhk_drvring **ret_r);
 struct vhk_drvring *vhk_drvring_free(struct vhk_drvring *r);
 int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie);      /* 0, -EAGAIN, -EFAULT, -EINVAL */
+/* The same with guest addresses, for a driver that knows them */
+struct vhk_drvring_buf { uint64_t gpa; uint32_t len; };
+int vhk_drvring_add_gpa(struct vhk_drvring *r, const struct vhk_drvring_buf *sg, unsigned n_out, unsigned n_in, void *cookie);  /* 0, -EAGAIN, -EINVAL */
 int vhk_drvring_publish(struct vhk_drvring *r);                         /* 1: the device wants a notification, 0 */
 struct vhk_done;
 int vhk_drvring_reap(struct vhk_drvring *r, struct vhk_done *ret_done, unsigned n);            /* count, -EPIPE: the device broke the rules */
