@@ -683,7 +683,7 @@ TEST(a_closed_channel_is_no_end) {
 }
 
 TEST(an_answer_that_nobody_asked_for) {
-        struct { struct vhk_hdr h; uint64_t v; } m = { { VHK_FE_GET_STATUS, 5, 8 }, 0 };
+        static const struct { struct vhk_hdr h; uint32_t v[2]; } m = { { VHK_FE_GET_STATUS, 5, 8 }, { 0 } };
 
         init();
         enter();

@@ -198,6 +198,9 @@ TEST(two_hundred_and_fifty_three_descriptors_are_closed) {
 
 TEST(a_full_descriptor_table_is_noticed) {
         struct rlimit old, tight;
+
+        if (getenv("VHK_TEST_NO_LEAK_CHECK"))
+                SKIP("cannot: valgrind keeps the limit to itself");
         int fds[8], fd = eventfd(0, EFD_CLOEXEC);
 
         for (int i = 0; i < 8; i++)
