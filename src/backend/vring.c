@@ -230,6 +230,8 @@ static void adopt(struct vhk_vring *v, const struct vhk_ring_plan *old) {
 }
 
 static void begin_stop(struct vhk_vring *v) {
+        if (v->now->how == VHK_STOP_DRAIN && v->up && vhk_queue_n_recovered(v->queue) && !v->in_run)
+                v->ops->queue_run(v->dev, v->queue);    /* the time before is to be finished as well */
         stop_listening(v);
         vhk_worker_remove_poller(v->home, &v->poller);
         v->phase = VHK_HOME_DRAINING;
@@ -361,7 +363,7 @@ int vhk_vring_plan(struct vhk_vring *v, const struct vhk_ring_plan *values) {
 }
 
 void vhk_vring_retire(struct vhk_vring *v) {
-        if (v->retired)
+        if (v->retired || v->retiring)          /* once: a second post could come behind the farewell */
                 return;
         vhk_vring_get_metrics(v, &v->metrics);
         v->retiring = true;
