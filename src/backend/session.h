@@ -9,6 +9,7 @@
 
 #include <vhostkit/backend.h>
 
+#include "backend/channel.h"
 #include "backend/vring.h"
 #include "base/base.h"
 #include "base/error.h"
@@ -69,11 +70,7 @@ struct vhk_token {
 
 struct vhk_host {
         struct vhk_backend *b;
-        /* control */
-        bool has_conn;
-        struct vhk_conn conn;
-        struct vhk_watch *watch;
-        bool waits_for_ack;             /* of a CONFIG_CHANGE_MSG */
+        bool waits_for_ack;             /* control; of a CONFIG_CHANGE_MSG */
         /* shared (atomic, relaxed: the post orders) */
         bool available, changed;
         struct vhk_post post;
@@ -112,6 +109,7 @@ struct vhk_backend {
         struct vhk_token token;
         struct vhk_vring *rings;
         struct vhk_host host;
+        struct vhk_channel channel;
         struct vhk_post end_post;
 
         /* shared (atomic): written by vhk_backend_stop() before its post */
