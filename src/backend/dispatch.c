@@ -46,7 +46,7 @@ static const char *name_of(const struct vhk_row *row) {
 }
 
 static void acknowledge(struct vhk_backend *b, uint32_t request, bool ok) {
-        vhk_session_send(b, request, &(struct vhk_p_u64){ .value = !ok }, sizeof(struct vhk_p_u64));
+        vhk_session_send(b, request, &(struct vhk_p_u64){ .value = !ok }, sizeof(struct vhk_p_u64), -1);
 }
 
 /* Says no, for the reason in b->story. */
@@ -56,7 +56,7 @@ static void refuse(struct vhk_backend *b, const struct vhk_row *row, const struc
 
         vhk_log(&b->log, VHK_LOG_WARNING, "%s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
         if (row && row->reply == VHK_P_CONFIG)
-                vhk_session_send(b, h->request, NULL, 0);
+                vhk_session_send(b, h->request, NULL, 0, -1);
         else if (answer == VHK_ANSWER_ACK || may_ack)
                 acknowledge(b, h->request, false);
         else if (answer == VHK_ANSWER_REPLY || !ignorable)
@@ -77,7 +77,7 @@ static void answer(struct vhk_backend *b, const struct vhk_call *c, const void *
                 acknowledge(b, c->header.request, true);
                 break;
         case VHK_ANSWER_REPLY:
-                vhk_session_send(b, c->header.request, reply, c->reply_size);
+                vhk_session_send(b, c->header.request, reply, c->reply_size, c->reply_fd);
                 break;
         }
 }
@@ -87,7 +87,7 @@ static void handle(struct vhk_backend *b, const struct vhk_row *row, const struc
         size_t i = (size_t)(row - vhk_rows);
 
         assert(i < VHK_N(calls));
-        struct vhk_call c = { .header = *h, .row = row, .fds = fds, .reply_size = calls[i].reply_size };
+        struct vhk_call c = { .header = *h, .row = row, .fds = fds, .reply_size = calls[i].reply_size, .reply_fd = -1 };
         memset(&reply, 0, calls[i].reply_size);
         int k = calls[i].fn(b, payload, &c, &reply);
         if (k == VHK_CALL_LATER)
@@ -96,6 +96,7 @@ static void handle(struct vhk_backend *b, const struct vhk_row *row, const struc
                 refuse(b, row, h, is_ignorable(row, VHK_RULE_OK, k));
         else
                 answer(b, &c, &reply);
+        vhk_close(&c.reply_fd);
 }
 
 void vhk_dispatch(struct vhk_backend *b) {
@@ -137,7 +138,7 @@ int vhk_token_take(struct vhk_backend *b, const struct vhk_call *c, void (*finis
 
 void vhk_token_answer(struct vhk_backend *b, int error, const void *reply, uint32_t size) {
         struct vhk_token t = b->token;
-        struct vhk_call c = { .header = t.request, .row = t.row, .reply_size = size };
+        struct vhk_call c = { .header = t.request, .row = t.row, .reply_size = size, .reply_fd = -1 };
 
         vhk_token_drop(b);
         if (error < 0)
