@@ -10,6 +10,7 @@
 #include "driver/blk.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <time.h>
 
@@ -17,6 +18,7 @@
 
 #define IDLE_LOOKS 4096u                /* empty reaps between two looks at the connection */
 #define SPINS_PER_CLOCK 256u
+#define SPINS_PER_YIELD 1024u
 #define REAP_AT_ONCE 64u
 #define NO_STATUS 0xffu
 
@@ -283,6 +285,8 @@ static int wait_polling(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, 
                 vhk_cpu_relax();
                 if (spins % SPINS_PER_CLOCK == 0 && now_ns() >= deadline)
                         return 0;
+                if (spins % SPINS_PER_YIELD == 0)
+                        sched_yield();          /* the device may wait for this very CPU */
                 if (spins % IDLE_LOOKS == 0 && vhk_blk_look_after(q->b) < 0)
                         return reap_ready(q, ret_done, n) ?: -EPIPE;
         }
