@@ -364,6 +364,35 @@ TEST(disks_that_cannot_be_driven) {
         check_refused(-EINVAL, "power of two");
 }
 
+TEST(a_small_ring_is_found_by_trying) {
+        struct vhk_blk_io ios[64];
+        struct vhk_blk_done done[64];
+        struct iovec iov;
+
+        init();
+        ops.queue_size_max = 32;
+        enter();
+        CHECK_EQ(info().max_segments, 30);
+        iov = (struct iovec){ vhk_blk_alloc(b, 512), 512 };
+        for (unsigned i = 0; i < 64; i++)
+                ios[i] = (struct vhk_blk_io){ .op = VHK_BLK_READ, .iov = &iov, .n_iov = 1 };
+        SET(hold, 1);
+        CHECK_EQ(vhk_blk_submit(q, ios, 64), 32);
+        SET(hold, 0);
+        vhk_worker_post(worker, &disk.release);
+        for (int n = 0; n < 32;) {
+                int k = vhk_blk_reap(q, done, 64, 5000);
+                CHECK(k > 0);
+                n += k;
+        }
+        check_read(256 * KIB, 0, 0);
+        leave();
+        init();
+        ops.queue_size_max = 32;
+        options.queue_size = 64;
+        check_refused(-EREMOTEIO, "SET_VRING_NUM");
+}
+
 TEST(the_capacity_grows) {
         uint8_t *p;
         int k = -ENXIO;

@@ -290,7 +290,7 @@ static void *work(void *arg) {
                         else
                                 memset(j->mem + (size_t)l * bs, 0, bs);
                         iov[l] = (struct iovec){ j->mem + (size_t)l * bs, bs };
-                        ios[n++] = (struct vhk_blk_io){ .op = writes && may_write ? VHK_BLK_WRITE : VHK_BLK_READ, .off = off, .iov = &iov[l], .n_iov = 1,
+                        ios[n++] = (struct vhk_blk_io){ .op = writes && may_write && !info.read_only ? VHK_BLK_WRITE : VHK_BLK_READ, .off = off, .iov = &iov[l], .n_iov = 1,
                                 .cookie = &step[l] };
                 }
                 int k = n ? vhk_blk_submit(q, ios, n) : 0;
@@ -308,7 +308,7 @@ static void *work(void *arg) {
                         uint64_t off = j->base + (round * DEPTH + l) % n_blocks * bs;
                         if (done[i].result)
                                 JOB_FAIL("a request failed: %s", strerror(-done[i].result));
-                        if (*s % 4 == 3 && may_write && !is_pattern(j->mem + (size_t)l * bs, bs, off, round + 1000 * j->queue))
+                        if (*s % 4 == 3 && may_write && !info.read_only && !is_pattern(j->mem + (size_t)l * bs, bs, off, round + 1000 * j->queue))
                                 JOB_FAIL("queue %u: block at %llu is not what was written", j->queue, (unsigned long long)off);
                         finished += ++*s >= 4 * j->rounds;
                 }
@@ -321,7 +321,6 @@ static void *work(void *arg) {
 static enum outcome requests_in_flight(void) {
         struct job j = { .queue = n_queues - 1, .rounds = 40, .base = 0, .len = info.capacity < 4 * MIB ? info.capacity : 4 * MIB };
 
-        NEEDS(!may_write || !info.read_only, "the disk is read-only");
         NEEDS(j.len >= 2 * MIB, "the disk is too small");
         j.mem = vhk_blk_alloc(disk, DEPTH * 64 * KIB);
         EXPECT(j.mem, "out of memory");
@@ -335,7 +334,6 @@ static enum outcome queues_at_once(void) {
         uint64_t each = info.capacity / n_queues & ~(uint64_t)65535;
 
         NEEDS(n_queues > 1 && n_queues <= 64, "one queue is in use (--queues)");
-        NEEDS(!may_write || !info.read_only, "the disk is read-only");
         NEEDS(each >= 2 * MIB, "the disk is too small");
         for (unsigned i = 0; i < n_queues; i++) {
                 j[i] = (struct job){ .queue = i, .rounds = 20, .base = i * each, .len = each, .mem = vhk_blk_alloc(disk, DEPTH * 64 * KIB) };
@@ -390,6 +388,7 @@ static enum outcome scattered_buffers(void) {
 static struct vhk_frontend *f;
 static struct vhk_memory *m;
 static struct vhk_drvq *raw;
+static const struct vhk_drvq_options raw_options = { .size = sizeof(raw_options), .num = 32 };
 static uint8_t *mem;
 enum { T_IN = 0, T_OUT = 1, T_GET_ID = 8 };
 enum { S_OK, S_IOERR, S_UNSUPP };
@@ -405,7 +404,7 @@ static enum outcome raw_open(void) {
         EXPECT_EQ(vhk_frontend_set_features(f, i.features & (1ull << 32 | 1ull << 29 | 1ull << 9 | 1ull << 6)), 0);
         EXPECT_EQ(vhk_memory_new(&m), 0);
         EXPECT_EQ(vhk_memory_alloc(m, MIB, &va), 0);
-        EXPECT_EQ(vhk_drvq_new(f, m, 0, NULL, &raw), 0);
+        EXPECT_EQ(vhk_drvq_new(f, m, 0, &raw_options, &raw), 0);
         mem = va;
         return OK;
 }
@@ -523,7 +522,7 @@ static enum outcome raw_header_with_data(void) {
 static enum outcome raw_restart(void) {
         vhk_drvq_free(raw);
         raw = NULL;
-        EXPECT_EQ(vhk_drvq_new(f, m, 0, NULL, &raw), 0);
+        EXPECT_EQ(vhk_drvq_new(f, m, 0, &raw_options, &raw), 0);
         EXPECT_EQ(simple(T_IN, 0, 4096, NULL), S_OK);
         return OK;
 }

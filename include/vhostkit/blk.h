@@ -26,7 +26,7 @@ struct vhk_blk_queue;
  * struct vhk_blk_options - zero it, set @size
  * @frontend: how to open; NULL: defaults
  * @n_queues: rings to use; 0: 1. More than the device has is -EINVAL
- * @queue_size: entries per ring; 0: 128
+ * @queue_size: entries per ring; 0: 128, or as many of them as the back-end takes
  * @polling: 1: wait by polling the rings (lowest latency, burns a CPU while waiting); 0: sleep on a descriptor
  * @features_no_take: virtio feature bits not to take though offered
  */

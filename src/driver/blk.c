@@ -20,6 +20,8 @@
 #define VIRTIO_ID 2u
 #define CHUNK (UINT64_C(16) << 20)      /* bytes of lent memory at a time: touched pages alone cost */
 #define WRITEBACK_OFF 32u
+#define QUEUE_SIZE 128u
+#define QUEUE_SIZE_LEAST 4u             /* header, two segments, status */
 
 /* ---- memory ---- */
 
@@ -198,10 +200,19 @@ static unsigned n_device_queues(const struct vhk_blk *b) {
         return n ? (unsigned)n : 1;
 }
 
+static void stop_queues(struct vhk_blk *b) {
+        for (unsigned i = 0; b->queues && i < b->n_queues; i++)
+                vhk_blk_queue_done(&b->queues[i]);
+        free(b->queues);
+        free(b->iov);
+        b->queues = NULL;
+        b->iov = NULL;
+}
+
 static int start_queues(struct vhk_blk *b, uint16_t num) {
         size_t each = vhk_blk_queue_bytes(num);
 
-        int k = add_chunk(b, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE + CHUNK);
+        int k = b->n_chunks ? 0 : add_chunk(b, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE + CHUNK);
         if (k < 0)
                 return k;
         b->bounce = take(b, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
@@ -217,22 +228,36 @@ static int start_queues(struct vhk_blk *b, uint16_t num) {
         return 0;
 }
 
+/* A back-end does not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
+static int size_queues(struct vhk_blk *b, uint16_t wish, struct vhk_error *ret_e) {
+        for (uint16_t num = wish ? wish : QUEUE_SIZE;; num /= 2) {
+                int k = derive(b, num, ret_e);
+                if (k < 0)
+                        return k;
+                k = start_queues(b, num);
+                if (k == 0)
+                        return 0;
+                stop_queues(b);
+                if (k != -EREMOTEIO || wish || num <= QUEUE_SIZE_LEAST)
+                        return story(b->f, k, ret_e);
+        }
+}
+
 static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct vhk_error *ret_e) {
         struct vhk_frontend_info i = { .size = sizeof(i) };
-        uint16_t num = o->queue_size ? o->queue_size : 128;
+        uint16_t wish = o->queue_size;
 
-        if (!vhk_is_pow2(num) || num < 4 || num > 32768)
-                return vhk_error_set(ret_e, -EINVAL, "blk.options", "a queue of %u entries: a power of two from 4 to 32768 is needed", num);
+        if (wish && (!vhk_is_pow2(wish) || wish < QUEUE_SIZE_LEAST || wish > 32768))
+                return vhk_error_set(ret_e, -EINVAL, "blk.options", "a queue of %u entries: a power of two from %u to 32768 is needed", wish, QUEUE_SIZE_LEAST);
         int k = negotiate(b, o, ret_e);
-        if (k == 0)
-                k = derive(b, num, ret_e);
         if (k < 0)
                 return k;
         if (b->n_queues > n_device_queues(b))
                 return vhk_error_set(ret_e, -EINVAL, "blk.queues", "%u queues were asked for, the device has %u", b->n_queues, n_device_queues(b));
-        k = start_queues(b, num);
-        if (k == 0)
-                k = vhk_frontend_get_info(b->f, &i);
+        k = size_queues(b, wish, ret_e);
+        if (k < 0)
+                return k;
+        k = vhk_frontend_get_info(b->f, &i);
         if (k == 0)
                 k = set_status(b, i.capabilities, STATUS_DRIVER_OK);
         return k < 0 ? story(b->f, k, ret_e) : 0;
@@ -278,15 +303,12 @@ VHK_API struct vhk_blk *vhk_blk_close(struct vhk_blk *b) {
         if (!b)
                 return NULL;
         b->on_event = NULL;
-        for (unsigned j = 0; b->queues && j < b->n_queues; j++)
-                vhk_blk_queue_done(&b->queues[j]);
+        stop_queues(b);
         if (b->f && !b->gone && vhk_frontend_get_info(b->f, &i) == 0)
                 set_status(b, i.capabilities, 0);
         vhk_frontend_close(b->f);
         vhk_memory_free(b->m);
         pthread_mutex_destroy(&b->lock);
-        free(b->queues);
-        free(b->iov);
         free(b);
         return NULL;
 }
