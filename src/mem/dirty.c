@@ -95,6 +95,7 @@ static const struct vhk_memreg *find_host(const struct vhk_memmap *m, const uint
 void vhk_dirty_mark_host(const struct vhk_dirty *d, const struct vhk_memmap *m, const void *host, uint64_t len, uint32_t *hint) {
         const uint8_t *at = host;
 
+        m = vhk_memmap_guest(m);
         while (len) {
                 const struct vhk_memreg *r = find_host(m, at, hint);
                 if (!r)

@@ -31,14 +31,23 @@ struct vhk_mapping;                     /* one mmap of (a part of) a descriptor;
 struct vhk_memreg {
         uint64_t gpa, len;
         uint8_t *host;                  /* first byte */
-        uint64_t uva;
-        struct vhk_mapping *mapping;
+        union {
+                uint64_t uva;
+                uint64_t perm;          /* of a translation (mem/iotlb.h, where gpa is an IOVA) */
+        };
+        struct vhk_mapping *mapping;    /* a reference; a translation borrows that of its guest memory */
 };
 
 struct vhk_memmap {
         unsigned refs;                  /* shared (atomic) */
         uint32_t n;
         const uint16_t *by_uva;         /* indices into regs in order of uva */
+        /* translations only: what they lead to (owned reference; NULL: this is guest memory itself); the time between two
+         * invalidations; was something driven out in it; who is driven out next */
+        struct vhk_memmap *guest;
+        uint64_t era;
+        bool evicted;
+        uint32_t hand;
         struct vhk_memreg regs[];       /* in order of gpa */
 };
 
@@ -63,6 +72,16 @@ int vhk_memmap_remove(const struct vhk_memmap *old, vhk_gpa_t gpa, vhk_uva_t uva
  * one load of a global count, compared with the caller's *seen (start with 0, and anew with each snapshot: it may bring a
  * mapping that went bad earlier). */
 bool vhk_memmap_is_bad(const struct vhk_memmap *m, uint32_t *seen);
+
+/* Guest memory itself: @m, or what its translations lead to. */
+static inline const struct vhk_memmap *vhk_memmap_guest(const struct vhk_memmap *m) {
+        return m->guest ? m->guest : m;
+}
+
+/* Is all that was found in @old still good in @new? Then nobody needs to tell the two apart. */
+static inline bool vhk_memmap_extends(const struct vhk_memmap *new, const struct vhk_memmap *old) {
+        return new == old || (new->guest && new->guest == old->guest && new->era == old->era);
+}
 
 /* The last region that hit: one per queue, on its own cache line with the hot fields. Zero it when the snapshot changes. */
 struct vhk_mem_cache {

@@ -14,8 +14,10 @@
 #define U(x) ((unsigned long long)(x))
 
 static void memmap_free(struct vhk_memmap *m) {
-        for (uint32_t i = 0; m && i < m->n; i++)
+        for (uint32_t i = 0; m && !m->guest && i < m->n; i++)
                 vhk_mapping_unref(m->regs[i].mapping);
+        if (m)
+                vhk_memmap_unref(m->guest);
         free(m);
 }
 
@@ -215,6 +217,7 @@ bool vhk_memmap_is_bad(const struct vhk_memmap *m, uint32_t *seen) {
 
         if (vhk_likely(now == *seen))
                 return false;
+        m = vhk_memmap_guest(m);
         for (uint32_t i = 0; i < m->n; i++)
                 if (vhk_mapping_is_bad(m->regs[i].mapping))
                         return true;    /* *seen stays: bad it remains */
