@@ -165,6 +165,7 @@ static struct vhk_blk_options options;
 static struct vhk_frontend_options frontend_options;
 static struct vhk_error err;
 static unsigned n_gone;
+static int called_back;
 
 static void on_backend_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
         if (ev == VHK_BACKEND_ENDED)
@@ -172,7 +173,11 @@ static void on_backend_event(void *arg, enum vhk_backend_event ev, const struct 
 }
 
 static void on_frontend_event(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e) {
+        struct vhk_blk_info i = { .size = sizeof(i) };
+
         n_gone += ev == VHK_FRONTEND_GONE;
+        called_back = b ? vhk_blk_get_info(b, &i) : 0;
+        called_back += b && vhk_blk_alloc(b, 512);
 }
 
 static void *serve(void *arg) {
@@ -532,6 +537,7 @@ static void a_back_end_that_dies(int polling) {
         SET(die, 1);
         CHECK_EQ(vhk_blk_pread(b, p, sizeof(p), 0), -EPIPE);
         CHECK_EQ(n_gone, 1);
+        CHECK_EQ(called_back, -EDEADLK);
         CHECK(strstr(vhk_frontend_get_error(vhk_blk_get_frontend(b))->text, "closed the connection"));
         CHECK_EQ(vhk_blk_submit(q, &io, 1), -EPIPE);
         CHECK_EQ(vhk_blk_reap(q, &done, 1, -1), -EPIPE);

@@ -2,7 +2,8 @@
 /*
  * A virtio disk as a program uses it (virtio 1.3, 5.2): pread and pwrite, and asynchronous queues. Offsets and sizes are
  * bytes and multiples of the device's block size. An object belongs to one thread at a time; different queues of one
- * disk may be used by different threads.
+ * disk may be used by different threads. The front-end's callbacks run inside these calls and may not call back in
+ * (-EDEADLK).
  */
 #ifndef VHOSTKIT_BLK_H
 #define VHOSTKIT_BLK_H

@@ -98,7 +98,8 @@ static void *take(struct vhk_blk *b, uint64_t len) {
 }
 
 VHK_API void *vhk_blk_alloc(struct vhk_blk *b, size_t len) {
-        pthread_mutex_lock(&b->lock);
+        if (pthread_mutex_lock(&b->lock))       /* from inside a callback */
+                return NULL;
         void *p = take(b, len);
         pthread_mutex_unlock(&b->lock);
         return p;
@@ -263,6 +264,16 @@ static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct v
         return k < 0 ? story(b->f, k, ret_e) : 0;
 }
 
+/* One that knows its owner: events are told while it is held, and who calls back in from there gets -EDEADLK. */
+static void init_lock(struct vhk_blk *b) {
+        pthread_mutexattr_t a;
+
+        pthread_mutexattr_init(&a);
+        pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
+        pthread_mutex_init(&b->lock, &a);
+        pthread_mutexattr_destroy(&a);
+}
+
 VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e) {
         struct vhk_blk_options own = { .size = sizeof(own) };
         struct vhk_frontend_options fo = { .size = sizeof(fo) };
@@ -276,7 +287,7 @@ VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, stru
         struct vhk_blk *b = calloc(1, sizeof(*b));
         if (!b)
                 return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
-        pthread_mutex_init(&b->lock, NULL);
+        init_lock(b);
         b->n_queues = own.n_queues ? own.n_queues : 1;
         b->polling = own.polling;
         b->limit_ns = fo.limit_ns ? fo.limit_ns : UINT64_C(30000000000);
@@ -348,7 +359,8 @@ VHK_API int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i) {
         if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
                 return -EINVAL;
         vhk_blk_look_after(b);
-        pthread_mutex_lock(&b->lock);
+        if (pthread_mutex_lock(&b->lock))
+                return -EDEADLK;
         describe(b, &i);
         pthread_mutex_unlock(&b->lock);
         memcpy(ret_i, &i, i.size);
@@ -364,7 +376,8 @@ VHK_API int vhk_blk_set_writeback(struct vhk_blk *b, int on) {
 
         if (!vhk_blk_has(b, VHK_BLK_F_CONFIG_WCE))
                 return -EOPNOTSUPP;
-        pthread_mutex_lock(&b->lock);
+        if (pthread_mutex_lock(&b->lock))
+                return -EDEADLK;
         int k = vhk_frontend_set_config(b->f, WRITEBACK_OFF, &value, 1, VHK_CONFIG_DRIVER);
         if (k == 0) {
                 b->config_stale = true;
