@@ -164,7 +164,7 @@ static struct vhk_blk_queue *q;
 static struct vhk_blk_options options;
 static struct vhk_frontend_options frontend_options;
 static struct vhk_error err;
-static unsigned n_gone;
+static unsigned n_gone, n_changed;
 static int called_back;
 
 static void on_backend_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
@@ -176,6 +176,7 @@ static void on_frontend_event(void *arg, enum vhk_frontend_event ev, const struc
         struct vhk_blk_info i = { .size = sizeof(i) };
 
         n_gone += ev == VHK_FRONTEND_GONE;
+        n_changed += ev == VHK_FRONTEND_CONFIG_CHANGED;
         called_back = b ? vhk_blk_get_info(b, &i) : 0;
         called_back += b && vhk_blk_alloc(b, 512);
 }
@@ -203,7 +204,7 @@ static void init(void) {
         put(52, 1, 4);
         for (size_t i = 0; i < sizeof(content); i++)
                 content[i] = (uint8_t)(i * 31 + (i >> 12));
-        n_gone = 0;
+        n_gone = n_changed = 0;
         ended = 0;
 }
 
@@ -415,6 +416,7 @@ TEST(the_capacity_grows) {
         }
         CHECK_EQ(k, 4096);
         CHECK_EQ(info().capacity, 2 * MIB);
+        CHECK_EQ(n_changed, 1);
         leave();
 }
 

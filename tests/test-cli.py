@@ -255,6 +255,34 @@ class Serving(Case):
             c.terminate()
             self.ends(c)
 
+    def test_sighup_resizes(self):
+        c, path = self.serve()
+        f = FrontEnd(self.connect(path, c))
+        try:
+            f.start()
+            self.assertEqual(f.blk_read(2048, 512)[1], 1)
+            os.truncate(self.disk, 2 << 20)
+            with open(self.disk, 'r+b') as disk:
+                disk.seek(2048 * 512)
+                disk.write(b'n' * 512)
+            self.assertEqual(f.blk_read(2048, 512)[1], 1)
+            c.send_signal(signal.SIGHUP)
+            self.until(lambda: f.blk_read(2048, 512)[:2] == (b'n' * 512, 0))
+            os.truncate(self.disk, 512)
+            c.send_signal(signal.SIGHUP)
+            self.until(lambda: f.blk_read(1, 512)[1] == 1)
+            self.assertEqual(f.blk_read(0, 512)[1], 0)
+        finally:
+            f.close()
+        c.terminate()
+        self.assertIn('shrunk from 2097152 to 512 bytes', self.ends(c))
+
+    def until(self, condition):
+        end = time.monotonic() + LIMIT
+        while not condition():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)
+
     def test_one_after_the_other(self):
         c, path = self.serve()
         for _ in range(3):

@@ -64,8 +64,17 @@ int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops *ret_op
 
 /** vhk_blkdev_get_engine() - the engine that VHK_BLKDEV_AUTO became */
 enum vhk_blkdev_engine vhk_blkdev_get_engine(const struct vhk_blkdev *d);
-/** vhk_blkdev_get_capacity() - bytes */
+/** vhk_blkdev_get_capacity() - bytes; on control */
 uint64_t vhk_blkdev_get_capacity(const struct vhk_blkdev *d);
+
+/**
+ * vhk_blkdev_refresh() - the file may have another size: look, and tell the driver
+ *
+ * On control. From now on requests beyond the new end fail; what is in flight is not touched. A size that is no multiple of the
+ * block size counts down to the last whole block. Return: 1: the capacity changed, 0: it did not; -EINVAL: nothing is left of the
+ * file (the disk stays as it was); what fstat(2) gives; with the story in @ret_e.
+ */
+int vhk_blkdev_refresh(struct vhk_blkdev *d, struct vhk_error *ret_e);
 
 #ifdef __cplusplus
 }

@@ -48,6 +48,8 @@ struct vhk_option {
  * @default_n_queues: without --num-queues; 0: all of ops->n_queues
  * @default_queue_size: without --queue-size; 0: ops->queue_size_max
  * @get_device: the "dev" of the operations, called after open; NULL: it is the state
+ * @reload: SIGHUP, on control: look again at what may have changed. A negative errno is logged with its story, and the daemon goes on.
+ *          NULL (and where @size ends before it): SIGHUP does what it does by default
  */
 struct vhk_program {
         size_t size;
@@ -60,6 +62,7 @@ struct vhk_program {
         const struct vhk_device_ops *ops;
         uint16_t default_n_queues, default_queue_size;
         void *(*get_device)(void *state);
+        int (*reload)(void *state, struct vhk_error *ret_e);
 };
 
 /** vhk_daemon_log() - a vhk_log_fn for devices: to stderr, as much as VHK_LOG (error, warning, info, debug) asks for; any thread */

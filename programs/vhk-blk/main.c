@@ -80,6 +80,10 @@ static void close_disk(void *state) {
         p->disk = vhk_blkdev_close(p->disk);
 }
 
+static int look_again(void *state, struct vhk_error *ret_e) {
+        return vhk_blkdev_refresh(((struct blk_program *)state)->disk, ret_e);
+}
+
 static void *get_disk(void *state) {
         return ((struct blk_program *)state)->disk;
 }
@@ -102,6 +106,7 @@ static const struct vhk_program program = {
         .default_n_queues = 4,
         .default_queue_size = 1024,
         .get_device = get_disk,
+        .reload = look_again,
 };
 
 int main(int argc, char **argv) {

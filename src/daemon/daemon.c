@@ -184,12 +184,23 @@ static void dmn_on_sigbus(int sig, siginfo_t *si, void *context) {
         raise(SIGBUS);          /* delivered as the handler returns */
 }
 
+static void dmn_reload(struct dmn *d) {
+        struct vhk_error e = { .text = "failed" };
+
+        if (d->program->reload(d->state, &e) < 0)
+                vhk_daemon_log(NULL, VHK_LOG_ERROR, e.text);
+}
+
 static void dmn_on_signal(void *arg, uint32_t events) {
         struct dmn *d = arg;
         struct signalfd_siginfo si;
 
         if (read(d->signal_fd, &si, sizeof(si)) != sizeof(si))
                 return;
+        if (si.ssi_signo == SIGHUP) {
+                dmn_reload(d);
+                return;
+        }
         if (d->n_stops++ == 0) {
                 vhk_daemon_log(NULL, VHK_LOG_INFO, "asked to end: what was accepted is completed");
                 vhk_backend_stop(d->backend, VHK_STOP_DRAIN, DMN_DRAIN_NS);
@@ -207,6 +218,8 @@ static int dmn_init_signals(struct dmn *d, struct vhk_error *ret_e) {
         sigemptyset(&set);
         sigaddset(&set, SIGTERM);
         sigaddset(&set, SIGINT);
+        if (d->program->reload)
+                sigaddset(&set, SIGHUP);
         sigprocmask(SIG_BLOCK, &set, NULL);
         sigaction(SIGPIPE, &ignore, NULL);
         sigaction(SIGBUS, &bus, NULL);
@@ -337,13 +350,16 @@ static void dmn_end(struct dmn *d) {
         free(d->state);
 }
 
-VHK_API int vhk_daemon_run(const struct vhk_program *p, int argc, char **argv) {
+VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **argv) {
+        struct vhk_program own = { 0 }, *p = &own;
         struct dmn d = { .program = p, .signal_fd = -1 };
         struct vhk_error e = { .text = "failed" };
         int k;
 
-        if (!p || p->size != sizeof(*p) || !p->ops || p->ops->size != sizeof(*p->ops))
+        if (!program || program->size < offsetof(struct vhk_program, reload) || program->size > sizeof(own) || !program->ops ||
+            program->ops->size != sizeof(*program->ops))
                 return dmn_fail("the program does not fit this library");
+        memcpy(&own, program, program->size);
         dmn_init_log(p->name);
         if (dmn_answers(p, argc, argv))
                 return EXIT_SUCCESS;

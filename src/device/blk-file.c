@@ -32,18 +32,27 @@ static int blk_file_probe_align(int fd, uint32_t *ret_align) {
         return -EINVAL;
 }
 
+int blk_file_get_size(const struct blk_file *f, uint64_t *ret_size) {
+        struct stat st;
+
+        if ((f->is_block ? ioctl(f->fd, BLKGETSIZE64, ret_size) : fstat(f->fd, &st)) < 0)
+                return vhk_errno();
+        if (!f->is_block)
+                *ret_size = (uint64_t)st.st_size;
+        return 0;
+}
+
 static int blk_file_measure(struct blk_file *f, const struct stat *st) {
         unsigned physical = 0;
 
-        if (!S_ISBLK(st->st_mode)) {
-                f->size = (uint64_t)st->st_size;
+        f->is_block = S_ISBLK(st->st_mode);
+        int k = blk_file_get_size(f, &f->size);
+        if (k < 0)
+                return k;
+        if (!f->is_block)
                 f->physical = (uint32_t)st->st_blksize;
-        } else {
-                if (ioctl(f->fd, BLKGETSIZE64, &f->size) < 0)
-                        return vhk_errno();
-                f->is_block = true;
+        else
                 f->physical = ioctl(f->fd, BLKPBSZGET, &physical) < 0 ? BLK_SECTOR : physical;
-        }
         if (!vhk_is_pow2(f->physical) || f->physical < BLK_SECTOR || f->physical > 1 << 16)
                 f->physical = VHK_PAGE;
         return 0;

@@ -30,7 +30,7 @@ static inline bool blk_read_header(const struct vhk_req *r, struct blk_header *r
 
 /* Are @n bytes from @sector on this disk, and whole blocks? Capacity is far below 2^55, so nothing overflows behind this. */
 static inline bool blk_range_ok(const struct vhk_blkdev *d, uint64_t sector, uint64_t n) {
-        return vhk_likely(!(n & (d->block_size - 1)) && vhk_range_within(sector, n / BLK_SECTOR, d->capacity) &&
+        return vhk_likely(!(n & (d->block_size - 1)) && vhk_range_within(sector, n / BLK_SECTOR, vhk_load_relaxed(&d->capacity)) &&
                           !(sector * BLK_SECTOR & (d->block_size - 1)));
 }
 

@@ -3,7 +3,7 @@
  * The block device as control sees it: opening, feature bits, configuration space (virtio 1.3, 5.2.3-5.2.5), and the life
  * of its rings. What requests do is in blk-request.c.
  *
- * Invariant: but for the atomics of struct vhk_blkdev nothing here changes once vhk_blkdev_open() has returned.
+ * Invariant: but for the host and the atomics of struct vhk_blkdev nothing here changes once vhk_blkdev_open() has returned.
  */
 #include <linux/virtio_blk.h>
 #include <stdio.h>
@@ -147,7 +147,32 @@ VHK_API enum vhk_blkdev_engine vhk_blkdev_get_engine(const struct vhk_blkdev *d)
 }
 
 VHK_API uint64_t vhk_blkdev_get_capacity(const struct vhk_blkdev *d) {
-        return d->capacity * BLK_SECTOR;
+        return vhk_load_relaxed(&d->capacity) * BLK_SECTOR;
+}
+
+/* ---- resize ---- */
+
+/* A file that grows while it is copied ends anywhere: the disk ends with the last whole block. */
+VHK_API int vhk_blkdev_refresh(struct vhk_blkdev *d, struct vhk_error *ret_e) {
+        uint64_t old = d->capacity, size = 0;
+
+        if (d->file.fd < 0)             /* the null engine's disk has the size that it was given */
+                return 0;
+        int k = blk_file_get_size(&d->file, &size);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "blk.size", "the size of the disk cannot be had: %s", strerror(-k));
+        uint64_t new = size / d->block_size * (d->block_size / BLK_SECTOR);
+        if (new == old)
+                return 0;
+        if (!new || size > INT64_MAX)
+                return vhk_error_set(ret_e, -EINVAL, "blk.size", "the disk has %llu bytes now: it stays as it was",
+                                     (unsigned long long)size);
+        vhk_store_relaxed(&d->capacity, new);
+        k = d->host ? vhk_host_config_changed(d->host) : 0;
+        vhk_log(&d->log, new < old ? VHK_LOG_WARNING : VHK_LOG_INFO, "the disk has %s from %llu to %llu bytes%s", new < old ? "shrunk" : "grown",
+                (unsigned long long)(old * BLK_SECTOR), (unsigned long long)(new * BLK_SECTOR),
+                k < 0 ? " (the front-end cannot be told)" : "");
+        return 1;
 }
 
 /* ---- features and configuration space ---- */
@@ -161,6 +186,11 @@ static uint64_t blk_features(const struct vhk_blkdev *d) {
         else
                 f |= VHK_BIT(VIRTIO_BLK_F_DISCARD) | VHK_BIT(VIRTIO_BLK_F_WRITE_ZEROES);
         return f;
+}
+
+static int blk_attach(void *dev, struct vhk_host *host) {
+        ((struct vhk_blkdev *)dev)->host = host;
+        return 0;
 }
 
 /* 5.2.5: neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without FLUSH: 0 at first.
@@ -178,7 +208,7 @@ static void blk_fill_config(const struct vhk_blkdev *d, struct blk_config *ret_c
         unsigned seg_max = d->queue_size > 3 ? d->queue_size - 2u : 1;  /* header and status take one each */
 
         *ret_c = (struct blk_config){
-                .capacity = vhk_le64_of(d->capacity),
+                .capacity = vhk_le64_of(vhk_load_relaxed(&d->capacity)),
                 .seg_max = vhk_le32_of(VHK_MIN(seg_max, 126u)),
                 .blk_size = vhk_le32_of(d->block_size),
                 .physical_block_exp = (uint8_t)__builtin_ctz(n),
@@ -303,6 +333,7 @@ VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops
                 .threads = VHK_THREADS_PER_QUEUE,
                 .disabled = VHK_DISABLED_HOLD,
                 .features = blk_features(d),
+                .attach = blk_attach,
                 .negotiated = blk_negotiated,
                 .get_config = blk_get_config,
                 .set_config = blk_set_config,

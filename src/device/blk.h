@@ -4,7 +4,8 @@
  * and then goes through steps, each of them one system call's worth: read, write, sync, punch, zero ... An engine takes a
  * step and answers with the system call's result, at once or later; what follows from it is decided in blk-request.c alone.
  *
- * Threads: struct vhk_blkdev is written by control while no ring runs, and read by all homes; its atomics are marked.
+ * Threads: struct vhk_blkdev is written by control while no ring runs, and read by all homes; its atomics are marked. A request
+ * is checked against the capacity that its home saw when it was parsed.
  * struct blk_queue belongs to its ring's home.
  */
 #pragma once
@@ -125,12 +126,13 @@ struct vhk_blkdev {
         bool read_only, direct;
         uint16_t n_queues, queue_size;
         uint32_t block_size;
-        uint64_t capacity;              /* sectors */
         char serial[BLK_SERIAL_LEN];
         uint8_t *zeroes;
         struct iovec zero_iov[BLK_N_ZERO_IOV];
         struct vhk_log log;
+        struct vhk_host *host;          /* control; NULL: not served */
         /* shared (atomic), relaxed: each a fact of its own */
+        uint64_t capacity;              /* sectors; changed by control */
         uint32_t writeback;             /* 0: writes are stable before they complete */
         uint32_t no_dsync;              /* the file refused RWF_DSYNC: a sync step follows instead */
         uint32_t n_errors;              /* logged */
@@ -138,6 +140,7 @@ struct vhk_blkdev {
 
 /* blk-file.c */
 int blk_file_open(const struct vhk_blkdev_options *o, struct blk_file *ret_f, struct vhk_error *ret_e);
+int blk_file_get_size(const struct blk_file *f, uint64_t *ret_size);    /* what it is now */
 
 /* blk-request.c */
 #define BLK_GO (-1)                     /* blk_parse(): the engine has to do something */

@@ -360,6 +360,60 @@ TEST(config_is_the_kernels) {
         stop(&m);
 }
 
+/* ---- another size ---- */
+
+static uint64_t said_capacity(struct machine *m) {
+        uint64_t sectors;
+
+        CHECK_OK(m->ops.get_config(m->d, 0, &sectors, 8));
+        CHECK_EQ(vhk_blkdev_get_capacity(m->d), sectors * 512);
+        return sectors * 512;
+}
+
+static void read_at(struct machine *m, uint64_t off, int wanted) {
+        struct request r = make(m, BLK_T_IN, off / 512, 0, 1024);
+
+        run_one(m, &r, &plain, "read", wanted, wanted == BLK_S_OK ? 1025 : 1);
+}
+
+TEST(resize) {
+        struct machine m = { .fd = -1 };
+        struct vhk_error e = { .text = "" };
+
+        make_file(&m, tmp(), DISK);
+        start(&m, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_SYNC, .block_size = 1024 }, FLUSH);
+        CHECK_OK(m.ops.attach(m.d, (struct vhk_host *)&m));
+        CHECK_EQ(vhk_blkdev_refresh(m.d, &e), 0);
+        CHECK_EQ(n_changed, 0);
+        read_at(&m, DISK, BLK_S_IOERR);
+        CHECK(!ftruncate(m.fd, DISK + 4096 + 1023));            /* not whole yet: the last block that is */
+        read_at(&m, DISK, BLK_S_IOERR);                         /* nobody looked yet */
+        CHECK_EQ(vhk_blkdev_refresh(m.d, &e), 1);
+        CHECK_EQ(said_capacity(&m), DISK + 4096);
+        CHECK(strstr(last_log, "grown from 4194304 to 4198400"));
+        read_at(&m, DISK + 3072, BLK_S_OK);
+        read_at(&m, DISK + 4096, BLK_S_IOERR);
+        CHECK(!ftruncate(m.fd, 65536));
+        CHECK_EQ(vhk_blkdev_refresh(m.d, &e), 1);
+        CHECK_EQ(said_capacity(&m), 65536);
+        CHECK(strstr(last_log, "shrunk"));
+        read_at(&m, 65536 - 1024, BLK_S_OK);
+        read_at(&m, 65536, BLK_S_IOERR);
+        CHECK(!ftruncate(m.fd, 512));                           /* nothing left */
+        CHECK_EQ(n_changed, 2);
+        CHECK_EQ(vhk_blkdev_refresh(m.d, &e), -EINVAL);
+        CHECK_EQ(n_changed, 2);
+        CHECK(strstr(e.text, "512 bytes now"));
+        CHECK_EQ(said_capacity(&m), 65536);
+        stop(&m);
+
+        struct machine null = { .fd = -1 };
+        start(&null, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_NULL, .capacity = DISK }, FLUSH);
+        CHECK_EQ(vhk_blkdev_refresh(null.d, &e), 0);
+        CHECK_EQ(said_capacity(&null), DISK);
+        stop(&null);
+}
+
 /* ---- what cannot be served ---- */
 
 TEST(open_refuses) {

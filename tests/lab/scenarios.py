@@ -7,12 +7,13 @@ import itertools
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
 
 import backends
-from lab import Fail, need
+from lab import Fail, Skip, need
 from machines import Qemu, Uml, vhost_user_device
 
 MIB = 1 << 20
@@ -216,6 +217,24 @@ def qemu_blk_serial_geometry(lab):
         expect_bytes(f, 4 * MIB, bytes(wanted[4 * MIB:]), "after the discarded range")
     if can_punch(lab) and os.stat(image).st_blocks > before - 2 * MIB // 512:
         raise Fail("the discarded range still takes space in the file")
+
+
+@scenario("qemu-blk-resize")
+def qemu_blk_resize(lab):
+    """The image grows under a running guest; SIGHUP tells, the guest sees it and uses the new part."""
+    if lab.backend != "vhk":
+        raise Skip("qemu-storage-daemon does not look again at SIGHUP")
+    image = lab.image("disk.img", 8 * MIB)
+    disk = backends.blk(lab, image)
+    guest = Qemu(lab, "resize", blk_device(disk), params={"before": 8, "after": 24})
+    guest.await_fact("ready")
+    os.truncate(image, 24 * MIB)
+    disk.child.proc.send_signal(signal.SIGHUP)
+    facts = guest.wait()
+    disk.stop()
+    expect("what the guest read", facts["sum"], hashlib.sha256(b"B" * MIB).hexdigest())
+    with open(image, "rb") as f:
+        expect_bytes(f, 7 * MIB, b"A" * MIB + bytes(15 * MIB) + b"B" * MIB, "the disk that has grown")
 
 
 def can_punch(lab):
