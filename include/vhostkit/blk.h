@@ -30,6 +30,8 @@ struct vhk_blk_queue;
  * @queue_size: entries per ring; 0: 128, or as many of them as the back-end takes
  * @polling: 1: wait by polling the rings (lowest latency, burns a CPU while waiting); 0: sleep on a descriptor
  * @features_no_take: virtio feature bits not to take though offered
+ * @reconnect_ns: a back-end that dies is waited for so long; requests in flight go on with its successor, and nobody
+ *                notices but by the time it took. 0: as @frontend says
  */
 struct vhk_blk_options {
         size_t size;
@@ -37,6 +39,7 @@ struct vhk_blk_options {
         uint16_t n_queues, queue_size;
         uint8_t polling;
         uint64_t features_no_take;
+        uint64_t reconnect_ns;
 };
 
 /** struct vhk_blk_info - the disk; set @size. Sizes in bytes, 0 where the device does not say */

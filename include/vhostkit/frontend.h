@@ -23,6 +23,7 @@ struct vhk_frontend;
 enum vhk_frontend_event {
         VHK_FRONTEND_CONFIG_CHANGED,    /* read the configuration again */
         VHK_FRONTEND_GONE,              /* the back-end closed the connection, or broke the protocol */
+        VHK_FRONTEND_RECONNECTED,       /* it had gone, and one is there again that goes on where it was */
 };
 typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e);
 
@@ -34,6 +35,9 @@ typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, con
  * @connect_ns: keep trying to connect (or wait for a connection) so long; 0: one try (listening: 30 s)
  * @limit_ns: time limit of one call; 0: 30 s
  * @protocol_no_offer: protocol feature bits not to take though both sides could
+ * @reconnect_ns: a back-end that went away is looked for again for so long, and everything is said anew: features, memory,
+ *                rings, and which requests were in flight; 0: its end is the end. The memory that was lent and the descriptors of
+ *                rings must stay until the front-end is closed. With an inherited connected descriptor it is of no use
  */
 struct vhk_frontend_options {
         size_t size;
@@ -48,6 +52,7 @@ struct vhk_frontend_options {
         void *log_arg;
         vhk_log_fn trace;
         void *trace_arg;
+        uint64_t reconnect_ns;
 };
 
 /**
@@ -69,6 +74,8 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_RESET           (1u << 3)       /* reset */
 #define VHK_CAP_ENABLE          (1u << 4)       /* enable_queue */
 #define VHK_CAP_MEM_SLOTS       (1u << 5)       /* a memory change costs what changed */
+#define VHK_CAP_SUSPEND         (1u << 7)       /* suspend_queue */
+#define VHK_CAP_LOG             (1u << 8)       /* the dirty log of <vhostkit/migration.h> */
 #define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */
 
 /**
@@ -121,13 +128,19 @@ struct vhk_ring_setup {
 };
 int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s);
 int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
+/**
+ * vhk_frontend_suspend_queue() - stop a ring without waiting for its requests: they stay in the in-flight record and are
+ * done when it is started again, at the base that is told
+ */
+int vhk_frontend_suspend_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
 int vhk_frontend_enable_queue(struct vhk_frontend *f, unsigned i, int on);
 /** vhk_frontend_set_call_fd() - exchange the call descriptor of a ring, running or not; -1: none */
 int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd);
 
 /** vhk_frontend_get_fd() - readable when vhk_frontend_dispatch() has something to do (an epoll set of its own) */
 int vhk_frontend_get_fd(struct vhk_frontend *f);
-/** vhk_frontend_dispatch() - serve the back-end's requests that are there; never waits. Number handled, or a negative errno */
+/** vhk_frontend_dispatch() - serve the back-end's requests that are there; never waits, but for the handshake with a back-end that is
+ * found again. Number handled, or a negative errno */
 int vhk_frontend_dispatch(struct vhk_frontend *f);
 
 /** vhk_feature_name() - name of virtio feature bit @bit of device type @virtio_id (0: ring and transport bits only), or NULL */

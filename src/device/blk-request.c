@@ -347,8 +347,34 @@ void blk_wake(struct blk_queue *bq) {
         }
 }
 
+/* Nothing of it will happen any more; what has been done is done again by whoever serves the ring next. */
+static bool blk_leave(struct blk_queue *bq, struct vhk_req *r, struct blk_req *b) {
+        if (vhk_queue_leave(bq->q, r) < 0)
+                return false;
+        if (b->bounce)
+                bq->bounces[bq->n_bounces++] = VHK_STEAL(b->bounce);
+        return true;
+}
+
+void blk_suspend(struct blk_queue *bq) {
+        struct vhk_req *r = bq->wait, *next;
+
+        bq->suspends = true;
+        bq->wait = NULL;
+        bq->wait_tail = &bq->wait;
+        for (; r; r = next) {
+                next = ((struct blk_req *)r->priv)->next;
+                blk_leave(bq, r, r->priv);
+        }
+        if (bq->d->engine->cancel)
+                bq->d->engine->cancel(bq);
+}
+
 void blk_continue(struct blk_queue *bq, struct vhk_req *r, int64_t result) {
         struct blk_req *b = r->priv;
+
+        if (vhk_unlikely(bq->suspends) && result == -ECANCELED && blk_leave(bq, r, b))
+                return;
         int status = blk_step_done(bq, r, b, result);
 
         if (status == BLK_GO)

@@ -118,7 +118,8 @@ static unsigned blk_uring_reap(struct blk_queue *bq) {
         }
         io_uring_cq_advance(&e->ring, n);
         for (unsigned i = 0; i < n; i++)
-                blk_continue(bq, done[i].r, done[i].result);
+                if (vhk_likely(done[i].r))      /* none: that of blk_uring_cancel() */
+                        blk_continue(bq, done[i].r, done[i].result);
         if (n)
                 blk_wake(bq);
         return n;
@@ -145,6 +146,19 @@ static unsigned blk_uring_work(struct blk_queue *bq) {
 
 static void blk_uring_kick(struct blk_queue *bq) {
         blk_uring_work(bq);
+}
+
+/* Asks the kernel to give back what it has not begun; answers come as always, and the asking itself is answered too. */
+static void blk_uring_cancel(struct blk_queue *bq) {
+        struct blk_uring *e = bq->engine;
+        struct io_uring_sqe *s = blk_uring_get_sqe(e);
+
+        if (s) {
+                io_uring_prep_cancel(s, NULL, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+                io_uring_sqe_set_data(s, NULL);
+        }
+        blk_uring_work(bq);
+        vhk_queue_flush(bq->q);
 }
 
 static int blk_uring_poll(struct vhk_poller *p) {
@@ -222,5 +236,6 @@ const struct blk_engine blk_engine_uring = {
         .start = blk_uring_start,
         .submit = blk_uring_submit,
         .kick = blk_uring_kick,
+        .cancel = blk_uring_cancel,
         .stop = blk_uring_stop,
 };

@@ -101,6 +101,7 @@ VHK_API struct vhk_blkdev *vhk_blkdev_close(struct vhk_blkdev *d) {
         if (!d)
                 return NULL;
         vhk_close(&d->file.fd);
+        pthread_mutex_destroy(&d->lock.mutex);
         free(d->zeroes);
         free(d);
         return NULL;
@@ -119,6 +120,7 @@ VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkde
         if (!d)
                 return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
         d->file = (struct blk_file){ .fd = -1, .align = 1, .physical = VHK_PAGE };
+        pthread_mutex_init(&d->lock.mutex, NULL);
         d->log = (struct vhk_log){ o->log, o->log_arg };
         d->read_only = o->read_only;
         d->direct = o->direct && o->engine != VHK_BLKDEV_NULL;
@@ -292,6 +294,11 @@ static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *ho
                 k = blk_queue_alloc_bounces(bq);
         if (k >= 0 && d->engine->start)
                 k = d->engine->start(bq);
+        if (k >= 0) {
+                k = blk_lock_enter(bq);
+                if (k < 0 && d->engine->stop)
+                        d->engine->stop(bq);
+        }
         if (k < 0) {
                 vhk_log(&d->log, VHK_LOG_ERROR, "queue %u does not start: %s", vhk_queue_get_index(q), strerror(-k));
                 blk_queue_free(bq);
@@ -302,7 +309,17 @@ static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *ho
 }
 
 static void blk_queue_run_op(void *dev, struct vhk_queue *q) {
-        blk_queue_run(dev, q);
+        struct blk_queue *bq = vhk_queue_get_priv(q);
+
+        if (vhk_likely(!bq->waits))
+                blk_queue_run(dev, q);
+}
+
+static void blk_queue_stop(void *dev, struct vhk_queue *q, enum vhk_stop how) {
+        struct blk_queue *bq = vhk_queue_get_priv(q);
+
+        if (bq && how == VHK_STOP_SUSPEND)
+                blk_suspend(bq);
 }
 
 static void blk_queue_run_null_op(void *dev, struct vhk_queue *q) {
@@ -316,6 +333,7 @@ static void blk_queue_stopped(void *dev, struct vhk_queue *q) {
                 return;
         if (bq->d->engine->stop)
                 bq->d->engine->stop(bq);
+        blk_lock_leave(bq);
         vhk_queue_set_priv(q, NULL);
         blk_queue_free(bq);
 }
@@ -339,6 +357,7 @@ VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops
                 .set_config = blk_set_config,
                 .queue_start = blk_queue_start,
                 .queue_run = d->engine == &blk_engine_null ? blk_queue_run_null_op : blk_queue_run_op,
+                .queue_stop = blk_queue_stop,
                 .queue_stopped = blk_queue_stopped,
                 .reset = blk_reset,
         };

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <pthread.h>
 #include <sys/uio.h>
 #include <vhostkit/blkdev.h>
 
@@ -92,6 +93,7 @@ struct blk_engine {
          * blk_continue() */
         int64_t (*submit)(struct blk_queue *bq, struct vhk_req *r);
         void (*kick)(struct blk_queue *bq);                             /* end of a burst; afterwards the kernel has all iovecs; may be NULL */
+        void (*cancel)(struct blk_queue *bq);                           /* what has not begun comes back with -ECANCELED; may be NULL */
         void (*stop)(struct blk_queue *bq);                             /* nothing is in flight; may be NULL */
 };
 extern const struct blk_engine blk_engine_sync, blk_engine_null;
@@ -103,6 +105,9 @@ struct blk_queue {
         struct vhk_queue *q;
         struct vhk_worker *home;
         void *engine;                   /* of the engine */
+        bool waits;                     /* somebody else has the image's lock: nothing is popped */
+        bool suspends;                  /* what is not done yet is left undone */
+        struct vhk_timer *lock_timer;
         struct vhk_req *wait, **wait_tail;
         unsigned n_bounces;             /* free ones */
         void *bounces[BLK_N_BOUNCES], *bounce_memory;
@@ -119,7 +124,15 @@ struct blk_file {
         uint32_t physical;              /* block size */
 };
 
+/* Of the image, shared by all rings; under the mutex. */
+struct blk_lock {
+        pthread_mutex_t mutex;
+        unsigned n_rings;               /* started */
+        bool held, told;
+};
+
 struct vhk_blkdev {
+        struct blk_lock lock;
         const struct blk_engine *engine;
         struct blk_file file;
         enum vhk_blkdev_engine kind;
@@ -149,6 +162,13 @@ void blk_continue(struct blk_queue *bq, struct vhk_req *r, int64_t result);     
 void blk_wake(struct blk_queue *bq);                                            /* requests that wait, if they can go on */
 void blk_queue_run(struct vhk_blkdev *d, struct vhk_queue *q);
 void blk_queue_run_null(struct vhk_blkdev *d, struct vhk_queue *q);
+
+/* The ring is being suspended: requests that wait are left, and the engine's as they come back. */
+void blk_suspend(struct blk_queue *bq);
+
+/* blk-lock.c */
+int blk_lock_enter(struct blk_queue *bq);       /* a ring starts; bq->waits says whether it has to wait */
+void blk_lock_leave(struct blk_queue *bq);      /* it has stopped */
 
 /* blk-sync.c: execute a step here and now */
 int64_t blk_execute(const struct vhk_blkdev *d, const struct blk_req *b);

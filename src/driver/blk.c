@@ -110,7 +110,7 @@ VHK_API void *vhk_blk_alloc(struct vhk_blk *b, size_t len) {
 static void on_event(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e) {
         struct vhk_blk *b = arg;
 
-        if (ev == VHK_FRONTEND_CONFIG_CHANGED)
+        if (ev == VHK_FRONTEND_CONFIG_CHANGED || ev == VHK_FRONTEND_RECONNECTED)
                 b->config_stale = true;         /* under the lock: events come from inside front-end calls */
         else
                 vhk_store_relaxed(&b->gone, true);
@@ -296,6 +296,7 @@ VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, stru
         fo.on_event = on_event;
         fo.event_arg = b;
         fo.virtio_id = VIRTIO_ID;
+        fo.reconnect_ns = own.reconnect_ns ? own.reconnect_ns : fo.reconnect_ns;
         int k = vhk_memory_new(&b->m);
         k = k < 0 ? vhk_error_set(ret_e, k, "blk.memory", "out of memory") : vhk_frontend_open(spec, &fo, &b->f, ret_e);
         if (k == 0)

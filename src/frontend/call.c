@@ -240,6 +240,8 @@ int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk
                 if (ret_size)
                         *ret_size = size;
         }
+        if (c->ret_fd && due == VHK_ANSWER_REPLY && d->n_fds)
+                *c->ret_fd = VHK_STEAL_FD(d->fds[0]);
         vhk_decoder_next(d);
         return k;
 }

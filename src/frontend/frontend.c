@@ -5,6 +5,8 @@
  * Every call is bracketed by enter() and leave(). Callbacks (events, log, trace) run in between, so whatever they call
  * here finds the object busy. Events are told when the carrier is done, in the order: configuration changed, gone.
  */
+#include <vhostkit/migration.h>
+
 #include "frontend/frontend.h"
 
 static const struct vhk_frontend_carrier carriers[] = {
@@ -39,7 +41,7 @@ int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const c
 static int enter(struct vhk_frontend *f) {
         if (f->busy)
                 return -EDEADLK;
-        if (f->end.code) {
+        if (vhk_frontend_is_final(f)) {
                 f->error = f->end;
                 f->error.code = -EPIPE;
                 return -EPIPE;
@@ -48,11 +50,24 @@ static int enter(struct vhk_frontend *f) {
         return 0;
 }
 
+/* Is there a connection, perhaps again? */
+static int need(struct vhk_frontend *f) {
+        return f->end.code ? vhk_frontend_wait_again(f) : 0;
+}
+
+/* A call that failed because the connection was lost is made again on the next one: it asks for a state, not for a change. */
+static bool was_cut_short(const struct vhk_frontend *f, int k) {
+        return k < 0 && f->end.code && !f->again.searching && !vhk_frontend_is_final(f);
+}
+
 static int leave(struct vhk_frontend *f, int k) {
         if (f->config_changed && !f->end.code && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_CONFIG_CHANGED, NULL);
         f->config_changed = false;
-        if (f->end.code && f->options.on_event)         /* once: enter() lets nobody in again */
+        if (f->again.reconnected && f->options.on_event)
+                f->options.on_event(f->options.event_arg, VHK_FRONTEND_RECONNECTED, NULL);
+        f->again.reconnected = false;
+        if (vhk_frontend_is_final(f) && f->options.on_event)    /* once: enter() lets nobody in again */
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
         f->busy = false;
         return k;
@@ -71,7 +86,13 @@ static int lacks(struct vhk_frontend *f, uint32_t capability, const char *what) 
                 if (k_ < 0)                                     \
                         return k_;                              \
                 k_ = lacks(f, capability, what);                \
-                return leave(f, k_ < 0 ? k_ : (call));          \
+                if (k_ < 0)                                     \
+                        return leave(f, k_);                    \
+                do {                                            \
+                        k_ = need(f);                           \
+                        k_ = k_ < 0 ? k_ : (call);              \
+                } while (was_cut_short(f, k_));                 \
+                return leave(f, k_);                            \
         } while (0)
 #define ALWAYS 0u
 
@@ -159,6 +180,10 @@ VHK_API int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct v
         CALL(f, ALWAYS, "", f->ops->stop_queue(f, i, ret_base));
 }
 
+VHK_API int vhk_frontend_suspend_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {
+        CALL(f, VHK_CAP_SUSPEND, "way to stop a ring with requests in flight", f->ops->suspend_queue(f, i, ret_base));
+}
+
 VHK_API int vhk_frontend_enable_queue(struct vhk_frontend *f, unsigned i, int on) {
         CALL(f, VHK_CAP_ENABLE, "way to enable and disable rings", f->ops->enable_queue(f, i, on));
 }
@@ -167,10 +192,35 @@ VHK_API int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd)
         CALL(f, ALWAYS, "", f->ops->set_call_fd(f, i, fd));
 }
 
+VHK_API int vhk_frontend_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size) {
+        CALL(f, VHK_CAP_LOG, "dirty log", f->ops->set_log(f, fd, offset, size));
+}
+
+VHK_API int vhk_frontend_set_log_fd(struct vhk_frontend *f, int fd) {
+        CALL(f, VHK_CAP_LOG, "dirty log", f->ops->set_log_fd(f, fd));
+}
+
+VHK_API int vhk_frontend_log_data(struct vhk_frontend *f, int on) {
+        CALL(f, VHK_CAP_LOG, "dirty log", f->ops->log_data(f, on));
+}
+
+VHK_API int vhk_frontend_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa) {
+        CALL(f, VHK_CAP_LOG, "dirty log", f->ops->log_queue(f, i, on, gpa));
+}
+
 VHK_API int vhk_frontend_get_fd(struct vhk_frontend *f) {
         return f->ops->get_fd(f);
 }
 
 VHK_API int vhk_frontend_dispatch(struct vhk_frontend *f) {
-        CALL(f, ALWAYS, "", f->ops->dispatch(f));
+        int k = enter(f);
+
+        if (k < 0)
+                return k;
+        k = f->end.code ? vhk_frontend_try_again(f) : 0;
+        if (k == 0)
+                k = f->ops->dispatch(f);
+        if (was_cut_short(f, k))
+                k = vhk_frontend_try_again(f);
+        return leave(f, k == -EAGAIN ? 0 : k);
 }

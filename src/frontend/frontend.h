@@ -27,6 +27,16 @@ struct vhk_frontend_ops {
         int (*get_fd)(struct vhk_frontend *f);
         int (*dispatch)(struct vhk_frontend *f);
         void (*close)(struct vhk_frontend *f);          /* frees @f too */
+        int (*set_log)(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size);
+        int (*set_log_fd)(struct vhk_frontend *f, int fd);
+        int (*log_data)(struct vhk_frontend *f, int on);
+        int (*log_queue)(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
+        int (*suspend_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
+        /* NULL where a back-end cannot be found again. One try, without waiting for somebody to come; -EOPNOTSUPP: there is one, and it
+         * will never do. The story is in f->error */
+        int (*reconnect)(struct vhk_frontend *f);
+        void (*disconnect)(struct vhk_frontend *f);     /* what is left of the connection; may come twice */
+        void (*set_alarm)(struct vhk_frontend *f, uint64_t ns);         /* get_fd becomes readable then; 0: it need not */
 };
 
 /* The part that all carriers share; the first member of a carrier's own struct. */
@@ -39,7 +49,20 @@ struct vhk_frontend {
         struct vhk_log log, trace;
         bool busy;                                      /* a call runs: callbacks get -EDEADLK */
         bool config_changed;                            /* an event to be told when the call is over */
+        struct {
+                bool searching, hopeless;               /* the connection is lost; for ever */
+                bool reconnected;                       /* event: to be told */
+                uint64_t deadline, next, pause;         /* CLOCK_MONOTONIC; to the next try but one */
+        } again;
 };
+
+/* ---- again.c ---- */
+
+bool vhk_frontend_is_final(const struct vhk_frontend *f);       /* has it ended for ever? */
+/* The connection has ended, not for ever. One try, if it is time: 0: it is back; -EAGAIN; -EPIPE: it has ended for ever */
+int vhk_frontend_try_again(struct vhk_frontend *f);
+/* ... as many as fit into the time limit of a call; then -ETIMEDOUT */
+int vhk_frontend_wait_again(struct vhk_frontend *f);
 
 struct vhk_frontend_carrier {
         const char *prefix;

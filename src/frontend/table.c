@@ -142,6 +142,7 @@ int vhk_vu_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
         if (!room)
                 return -ENOMEM;
         u->lent = room;
+        u->memory = m;
         k = vhk_vu_has(u, VHK_PF_CONFIGURE_MEM_SLOTS) ? send_difference(u, w, n) : send_table(u, w, n);
         return k < 0 ? k : vhk_vu_settle(u);
 }

@@ -14,13 +14,18 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 
 #define TAKEN                                                                                                           \
         (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_CONFIG) |       \
-         VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
+         VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS) |       \
+         VHK_BIT(VHK_PF_LOG_SHMFD))
+/* Taken if we would look for another back-end: what makes it go on. */
+#define TAKEN_TO_RECONNECT                                                                                              \
+        (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
 /* Bits that are between front-end and back-end, or that need what this carrier lacks (an IOTLB). */
 #define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_ACCESS_PLATFORM))
 #define MAX_QUEUES 256u                 /* one byte in SET_VRING_KICK */
@@ -44,7 +49,7 @@ static int set_features(struct vhk_frontend *f, uint64_t features) {
                 k = vhk_vu_settle(u);
         if (k < 0)
                 return k;
-        u->state.features = all;
+        u->state.features = u->said_features = all;
         f->info.acked = features;
         return 0;
 }
@@ -101,6 +106,10 @@ static int get_status(struct vhk_frontend *f, uint8_t *ret_status) {
 static int set_status(struct vhk_frontend *f, uint8_t status) {
         int k = vhk_vu_call_u64(vu_of(f), VHK_FE_SET_STATUS, status);
 
+        if (k == 0) {
+                vu_of(f)->status = status;
+                vu_of(f)->has_status = true;
+        }
         return k < 0 ? k : vhk_vu_settle(vu_of(f));
 }
 
@@ -111,7 +120,10 @@ static int reset(struct vhk_frontend *f) {
         if (k == 0)
                 k = vhk_vu_settle(u);
         if (k == 0)
-                memset(u->started, 0, sizeof(u->started));
+                for (unsigned i = 0; i < MAX_QUEUES; i++)
+                        u->started[i] = u->rings[i].wanted = false;
+        if (k == 0)
+                vhk_close(&u->record_fd);       /* of a life that is over */
         return k;
 }
 
@@ -162,7 +174,7 @@ static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
         return 0;
 }
 
-static int send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr) {
+int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr, bool enable) {
         int k = vhk_vu_call_state(u, VHK_FE_SET_VRING_NUM, i, s->num);
 
         if (k == 0)
@@ -179,7 +191,7 @@ static int send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
                 return k;
         u->started[i] = true;
         if (u->f.info.capabilities & VHK_CAP_ENABLE)
-                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, 1);
+                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, enable);
         return k < 0 ? k : vhk_vu_settle(u);
 }
 
@@ -196,26 +208,38 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
                 return vhk_frontend_fail(f, -EBUSY, "frontend.queue", "ring %u runs already", i);
         k = translate(u, i, s, &addr);
         if (k == 0)
-                k = send_ring(u, i, s, &addr);
+                k = vhk_vu_track(u, i, s);
+        if (k == 0)
+                k = vhk_vu_send_ring(u, i, s, &addr, true);
+        if (k == 0)
+                u->rings[i] = (struct vhk_vu_ring){ .setup = *s, .addr = addr, .wanted = true };
         if (k == 0 && s->kick_fd >= 0)
                 vhk_notify_fd(s->kick_fd);
         return k;
 }
 
-static int stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {
+static int stop_by(struct vhk_frontend *f, enum vhk_msg_id id, unsigned i, struct vhk_ring_base *ret_base) {
         struct vhk_vhost_user *u = vu_of(f);
         struct vhk_p_vring_state p = { .index = i };
         union vhk_p_any reply;
 
         int k = check_queue(u, i);
         if (k == 0)
-                k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_GET_VRING_BASE, .payload = &p, .size = sizeof(p) }, &reply, NULL);
+                k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p) }, &reply, NULL);
         if (k < 0)
                 return k;
-        u->started[i] = false;
+        u->started[i] = u->rings[i].wanted = false;
         if (ret_base)
                 *ret_base = decode_base(u->state.features, reply.vring_state.num);
         return 0;
+}
+
+static int stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {
+        return stop_by(f, VHK_FE_GET_VRING_BASE, i, ret_base);
+}
+
+static int suspend_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {
+        return stop_by(f, VHK_FE_GET_VRING_BASE_SKIP_DRAIN, i, ret_base);
 }
 
 static int enable_queue(struct vhk_frontend *f, unsigned i, int on) {
@@ -224,6 +248,8 @@ static int enable_queue(struct vhk_frontend *f, unsigned i, int on) {
         int k = check_queue(u, i);
         if (k == 0)
                 k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, !!on);
+        if (k == 0)
+                u->rings[i].disabled = !on;
         return k < 0 ? k : vhk_vu_settle(u);
 }
 
@@ -233,6 +259,8 @@ static int set_call_fd(struct vhk_frontend *f, unsigned i, int fd) {
         int k = check_queue(u, i);
         if (k == 0)
                 k = call_fd(u, VHK_FE_SET_VRING_CALL, i, fd);
+        if (k == 0)
+                u->rings[i].setup.call_fd = fd;
         return k < 0 ? k : vhk_vu_settle(u);
 }
 
@@ -253,6 +281,10 @@ static void free_all(struct vhk_vhost_user *u) {
         vhk_conn_done(&u->channel);
         vhk_conn_done(&u->conn);
         vhk_close(&u->epoll_fd);
+        vhk_close(&u->timer_fd);
+        vhk_close(&u->record_fd);
+        vhk_listener_close(&u->listener);
+        free(u->spec);
         free(u->lent);
         free(u);
 }
@@ -267,64 +299,76 @@ static void close_(struct vhk_frontend *f) {
 }
 
 static const struct vhk_frontend_ops ops = {
+        .set_log = vhk_vu_set_log, .set_log_fd = vhk_vu_set_log_fd, .log_data = vhk_vu_log_data, .log_queue = vhk_vu_log_queue,
         .set_features = set_features, .set_memory = vhk_vu_set_memory, .get_config = get_config, .set_config = set_config,
         .get_status = get_status, .set_status = set_status, .reset = reset,
         .start_queue = start_queue, .stop_queue = stop_queue, .enable_queue = enable_queue, .set_call_fd = set_call_fd,
-        .get_fd = get_fd, .dispatch = dispatch, .close = close_,
+        .get_fd = get_fd, .dispatch = dispatch, .close = close_, .suspend_queue = suspend_queue,
+        .reconnect = vhk_vu_reconnect, .disconnect = vhk_vu_disconnect, .set_alarm = vhk_vu_set_alarm,
 };
 
 /* ---- opening ---- */
 
-/* Waits for one connection; the listener is not ours to keep. */
-static int accept_one(struct vhk_listener *l, uint64_t limit_ns, const char *name, int *ret_fd, struct vhk_error *ret_e) {
-        struct pollfd p = { .fd = l->fd, .events = POLLIN };
+/* Waits for one connection. The listener stays only if others may have to be accepted. */
+static int accept_one(struct vhk_vhost_user *u, bool again, int *ret_fd, struct vhk_error *ret_e) {
+        uint64_t limit_ns = again ? 0 : u->f.options.connect_ns ? u->f.options.connect_ns : LISTEN_NS;
+        struct pollfd p = { .fd = u->listener.fd, .events = POLLIN };
 
-        int k = vhk_fd_set_nonblock(l->fd, true);
+        int k = vhk_fd_set_nonblock(p.fd, true);
         if (k == 0)
-                k = vhk_listener_accept(l, ret_fd);
+                k = vhk_listener_accept(&u->listener, ret_fd);
         if (k == -EAGAIN) {
                 uint64_t ms = VHK_MIN((limit_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
-                k = poll(&p, 1, (int)ms) > 0 ? vhk_listener_accept(l, ret_fd) : -ETIMEDOUT;
+                k = poll(&p, 1, (int)ms) > 0 ? vhk_listener_accept(&u->listener, ret_fd) : -ETIMEDOUT;
+        }
+        if (!again && (k < 0 || !u->f.options.reconnect_ns)) {
+                vhk_listener_close(&u->listener);
+                u->listener.fd = -1;
         }
         if (k == -ETIMEDOUT || k == -EAGAIN)
-                return vhk_error_set(ret_e, -ETIMEDOUT, "frontend.nobody-came", "no back-end connected to %s within %.3g s", name, (double)limit_ns / 1e9);
-        return k < 0 ? vhk_error_set(ret_e, k, "frontend.accept", "cannot accept a connection on %s: %s", name, strerror(-k)) : 0;
+                return vhk_error_set(ret_e, -ETIMEDOUT, "frontend.nobody-came", "no back-end connected to %s within %.3g s", u->name, (double)limit_ns / 1e9);
+        return k < 0 ? vhk_error_set(ret_e, k, "frontend.accept", "cannot accept a connection on %s: %s", u->name, strerror(-k)) : 0;
 }
 
-static int inherit(const struct vhk_frontend_options *o, const char *name, int *ret_fd, struct vhk_error *ret_e) {
-        struct vhk_listener l = { .fd = o->fd };
+static int inherit(struct vhk_vhost_user *u, int *ret_fd, struct vhk_error *ret_e) {
+        int fd = u->f.options.fd;
 
-        int k = vhk_sock_classify(o->fd, ret_e);
+        int k = vhk_sock_classify(fd, ret_e);
         if (k == 0) {
-                *ret_fd = o->fd;
+                u->f.options.reconnect_ns = 0;  /* there is no way to find it again */
+                *ret_fd = fd;
                 return 0;
         }
-        if (k > 0)
-                k = accept_one(&l, o->connect_ns ? o->connect_ns : LISTEN_NS, name, ret_fd, ret_e);
-        vhk_close(&l.fd);
-        return k;
+        if (k < 0) {
+                vhk_close(&fd);
+                return k;
+        }
+        u->listener = (struct vhk_listener){ .fd = fd };
+        return accept_one(u, false, ret_fd, ret_e);
 }
 
-static int find(const char *spec, const struct vhk_frontend_options *o, char name[static 112], int *ret_fd, struct vhk_error *ret_e) {
-        struct vhk_listener l;
+int vhk_vu_find_endpoint(struct vhk_vhost_user *u, const char *spec, bool again, int *ret_fd, struct vhk_error *ret_e) {
+        const struct vhk_frontend_options *o = &u->f.options;
         const char *path;
 
+        if (u->listener.fd >= 0)
+                return accept_one(u, again, ret_fd, ret_e);
         if (o->has_fd) {
-                snprintf(name, 112, "descriptor %d", o->fd);
-                return inherit(o, name, ret_fd, ret_e);
+                snprintf(u->name, sizeof(u->name), "descriptor %d", o->fd);
+                return inherit(u, ret_fd, ret_e);
         }
         int k = vhk_sock_parse(spec, &path, ret_e);
         if (k < 0)
                 return k;
-        snprintf(name, 112, "%s", path);
+        snprintf(u->name, sizeof(u->name), "%s", path);
         if (o->mode != VHK_SOCKET_LISTEN)
-                return vhk_sock_connect(path, o->connect_ns, ret_fd, ret_e);
-        k = vhk_listener_open(path, &l, ret_e);
-        if (k < 0)
+                return vhk_sock_connect(path, again ? 0 : o->connect_ns, ret_fd, ret_e);
+        k = vhk_listener_open(path, &u->listener, ret_e);
+        if (k < 0) {
+                u->listener.fd = -1;
                 return k;
-        k = accept_one(&l, o->connect_ns ? o->connect_ns : LISTEN_NS, name, ret_fd, ret_e);
-        vhk_listener_close(&l);
-        return k;
+        }
+        return accept_one(u, false, ret_fd, ret_e);
 }
 
 static int watch(struct vhk_vhost_user *u, int fd) {
@@ -358,7 +402,10 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         if (k < 0)
                 return k;
         u->state.protocol_offered = offered;
-        uint64_t taken = offered & TAKEN & ~u->f.options.protocol_no_offer;
+        uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0);
+        uint64_t taken = offered & wanted & ~u->f.options.protocol_no_offer;
+        if ((taken & TAKEN_TO_RECONNECT) != TAKEN_TO_RECONNECT)
+                taken &= ~TAKEN_TO_RECONNECT | VHK_BIT(VHK_PF_INFLIGHT_SHMFD);
         k = vhk_vu_call_u64(u, VHK_FE_SET_PROTOCOL_FEATURES, taken);
         if (k < 0)
                 return k;
@@ -399,6 +446,8 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
                 { VHK_BIT(VHK_PF_RESET_DEVICE), VHK_CAP_RESET },
                 { VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS), VHK_CAP_MEM_SLOTS },
                 { VHK_BIT(VHK_PF_REPLY_ACK), VHK_CAP_ACK },
+                { VHK_BIT(VHK_PF_LOG_SHMFD), VHK_CAP_LOG },
+                { TAKEN_TO_RECONNECT, VHK_CAP_SUSPEND },
         };
         uint32_t c = u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES) ? VHK_CAP_ENABLE : 0;
 
@@ -427,34 +476,62 @@ static int handshake(struct vhk_vhost_user *u) {
         return 0;
 }
 
-int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
+int vhk_vu_attach(struct vhk_vhost_user *u, int fd) {
+        int k = vhk_conn_init(&u->conn, fd);
+
+        if (k < 0)
+                return vhk_frontend_fail(&u->f, k, "frontend.open", "cannot use the socket: %s", strerror(-k));
+        k = watch(u, u->conn.fd);
+        return k < 0 ? k : handshake(u);
+}
+
+static int make_epoll(struct vhk_vhost_user *u) {
+        u->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (u->epoll_fd >= 0)
+                u->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (u->epoll_fd < 0 || u->timer_fd < 0)
+                return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.open", "cannot make an epoll set and a timer: %s", strerror(errno));
+        return watch(u, u->timer_fd);
+}
+
+static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_options *o) {
         struct vhk_vhost_user *u = calloc(1, sizeof(*u));
+
+        if (!u)
+                return NULL;
+        u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id },
+                .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
+        u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = -1;
+        u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
+        u->spec = spec ? strdup(spec) : NULL;
+        if (!spec || u->spec)
+                return u;
+        free(u);
+        return NULL;
+}
+
+int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
+        struct vhk_vhost_user *u = make(spec, o);
         int fd;
 
         if (!u)
                 return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
-        u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id },
-                .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
-        u->conn.fd = u->channel.fd = u->epoll_fd = -1;
-        u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
-        int k = find(spec, o, u->name, &fd, ret_e);
+        int k = vhk_vu_find_endpoint(u, spec, false, &fd, ret_e);
         if (k < 0) {
                 free_all(u);
                 return k;
         }
-        k = vhk_conn_init(&u->conn, fd);
-        u->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        if (k < 0 || u->epoll_fd < 0)
-                k = vhk_frontend_fail(&u->f, k < 0 ? k : vhk_errno(), "frontend.open", "cannot use the socket: %s", strerror(k < 0 ? -k : errno));
-        if (k == 0)
-                k = watch(u, u->conn.fd);
-        if (k == 0)
-                k = handshake(u);
+        k = make_epoll(u);
+        if (k < 0)
+                close(fd);
+        else
+                k = vhk_vu_attach(u, fd);
         if (k < 0) {
                 vhk_error_set(ret_e, k, u->f.error.rule, "%s", u->f.error.text);
                 free_all(u);
                 return k;
         }
+        u->said_protocol = u->state.protocol;
         u->f.busy = false;
         *ret_f = &u->f;
         return 0;

@@ -21,6 +21,21 @@ struct vhk_vhost_user {
         int epoll_fd;                   /* both sockets, for vhk_frontend_get_fd() */
         bool answered;                  /* it has answered once: then it is a vhost-user back-end */
         bool started[256];              /* rings */
+        /* ---- for another back-end (reconnect.c) ---- */
+        char *spec;                     /* NULL: an inherited connection */
+        struct vhk_listener listener;   /* stays open if we listen and would reconnect; fd -1: none */
+        int timer_fd;                   /* the next try; in the epoll set; -1: none */
+        uint64_t said_protocol, said_features;
+        uint8_t status;
+        bool has_status;
+        struct vhk_memory *memory;      /* lent last; the caller's */
+        int record_fd;                  /* of the in-flight record; -1: none */
+        struct vhk_p_inflight record;
+        struct vhk_vu_ring {
+                struct vhk_ring_setup setup;
+                struct vhk_p_vring_addr addr;
+                bool wanted, disabled;
+        } rings[256];
         struct vhk_lent *lent;          /* in order of gpa */
         unsigned n_lent;
 };
@@ -37,6 +52,7 @@ struct vhk_vu_call {
         uint32_t size;
         const int *fds;
         unsigned n_fds;
+        int *ret_fd;                    /* the answer's descriptor, if it has one; NULL: it is closed */
 };
 /* One request and its answer, serving the back-end's channel meanwhile. Every message is held against its row before it is
  * sent; it is acknowledged where that was negotiated. 0 with *ret_size bytes in *ret_reply (both may be NULL);
@@ -51,6 +67,28 @@ int vhk_vu_settle(struct vhk_vhost_user *u);
 int vhk_vu_serve(struct vhk_vhost_user *u);
 /* Is there news on the main socket, where none is due? 0, or a negative errno: the connection has ended. */
 int vhk_vu_listen_for_end(struct vhk_vhost_user *u);
+
+/* ---- vhost_user.c, for reconnect.c ---- */
+
+/* A connected socket; @again: without waiting for anybody. */
+int vhk_vu_find_endpoint(struct vhk_vhost_user *u, const char *spec, bool again, int *ret_fd, struct vhk_error *ret_e);
+int vhk_vu_attach(struct vhk_vhost_user *u, int fd);            /* takes @fd; the handshake as well */
+int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr, bool enable);
+
+/* ---- reconnect.c ---- */
+
+/* Before ring @i starts: its requests in flight will be recorded, where that was negotiated. */
+int vhk_vu_track(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s);
+int vhk_vu_reconnect(struct vhk_frontend *f);
+void vhk_vu_disconnect(struct vhk_frontend *f);
+void vhk_vu_set_alarm(struct vhk_frontend *f, uint64_t ns);
+
+/* ---- migrate.c ---- */
+
+int vhk_vu_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size);
+int vhk_vu_set_log_fd(struct vhk_frontend *f, int fd);
+int vhk_vu_log_data(struct vhk_frontend *f, int on);
+int vhk_vu_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
 
 /* ---- table.c ---- */
 
