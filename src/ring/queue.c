@@ -111,12 +111,17 @@ static void choose_ordinary(struct vhk_queue *q) {
         q->ordinary = none ? META_NONE : q->meta;
 }
 
-/* Points the queue at @c, whose reference it takes over. */
-static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
-        q->config = c;
+static void point_at_areas(struct vhk_queue *q, const struct vhk_ring_config *c) {
         q->desc = c->desc;
         q->avail = c->avail;
         q->used = c->used;
+}
+
+/* Points the queue at @c, whose reference it takes over. */
+static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
+        q->config = c;
+        if (!c->stalled || !q->in_flight)
+                point_at_areas(q, c);
         q->mem = c->mem;
         q->call = c->call;
         q->event_idx = c->event_idx;
@@ -155,6 +160,24 @@ static int open_record(struct vhk_queue *q) {
         return -EPIPE;
 }
 
+/* Its areas are there, for the first time. */
+static int open_areas(struct vhk_queue *q) {
+        int given = q->used_given;
+
+        q->opened = true;
+        q->used_idx = q->used_published = given >= 0 ? (uint16_t)given : vhk_le16_get((vhk_le16){ vhk_load_relaxed(&q->used->idx.v) });
+        if (q->used_idx)        /* a ring that ran before: whoever served it may have died between publishing and notifying */
+                notify(q);
+        return open_record(q);
+}
+
+/* Must the ring be BROKEN at once, with @c? */
+static enum vhk_ring_rule find_fault(const struct vhk_ring_config *c) {
+        bool has_areas = c->desc && c->avail && c->used;
+
+        return c->fault ? (enum vhk_ring_rule)c->fault : has_areas || c->stalled ? VHK_RING_OK : VHK_RING_MEMORY;
+}
+
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used) {
         assert(q->hold & VHK_HOLD_STOPPED);
         if (!vhk_is_pow2(c->num) || c->num > q->size_max)
@@ -169,17 +192,21 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
         q->generation = q->n_old = 0;
         q->meta = 1;
         q->hold = 0;
-        q->blocked = q->marked = false;
+        q->blocked = q->marked = q->opened = false;
+        q->used_given = used;
+        q->used_idx = q->used_published = 0;
+        q->n_misses = 0;
         q->after = 0;
         point_at(q, vhk_ring_config_ref(c));
-        if (!c->desc || !c->avail || !c->used || vhk_memmap_is_bad(c->mem, &q->bad_seen)) {
-                vhk_queue_fault(q, VHK_RING_MEMORY);
+        set_hold(q, VHK_HOLD_STALLED, c->stalled);
+        enum vhk_ring_rule rule = find_fault(c);
+        if (!rule && vhk_memmap_is_bad(c->mem, &q->bad_seen))
+                rule = VHK_RING_MEMORY;
+        if (rule) {
+                vhk_queue_fault(q, rule);
                 return -EPIPE;
         }
-        q->used_idx = q->used_published = used >= 0 ? (uint16_t)used : vhk_le16_get((vhk_le16){ vhk_load_relaxed(&q->used->idx.v) });
-        if (q->used_idx)        /* a ring that ran before: whoever served it may have died between publishing and notifying */
-                notify(q);
-        return open_record(q);
+        return c->stalled ? 0 : open_areas(q);
 }
 
 uint16_t vhk_queue_stop(struct vhk_queue *q) {
@@ -280,14 +307,18 @@ int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
         vhk_queue_flush(q);             /* what was pushed goes to the areas that it was written to */
 
         struct vhk_ring_config *former = q->config;
-        bool other_memory = c->mem != q->mem, other_call = c->call && c->call != q->call;
+        bool other_memory = !vhk_memmap_extends(c->mem, q->mem) || (c->stalled && q->used), other_call = c->call && c->call != q->call;
 
         if (other_memory)
                 retire_generation(q);
+        if (c->stalled || c->mem != q->mem)
+                set_hold(q, VHK_HOLD_STALLED, c->stalled);
         point_at(q, vhk_ring_config_ref(c));
         vhk_ring_config_unref(former);
-        if (!c->desc || !c->avail || !c->used)
-                vhk_queue_fault(q, VHK_RING_MEMORY);
+        if (find_fault(c))
+                vhk_queue_fault(q, find_fault(c));
+        else if (!q->opened && !c->stalled)
+                (void)open_areas(q);    /* BROKEN if it fails */
         if (other_call && !(q->hold & VHK_HOLD_BROKEN))
                 notify(q);
         if (!other_memory || !q->n_old)
@@ -310,6 +341,18 @@ void vhk_queue_fault(struct vhk_queue *q, enum vhk_ring_rule rule) {
                 vhk_inflight_drop_batch(q->inflight);
         vhk_count(&q->n_faults, 1);
         q->ops->broken(q->owner, q, rule);
+}
+
+int vhk_queue_stall(struct vhk_queue *q) {
+        q->n_misses = q->missed_at == q->last_avail && q->n_misses ? q->n_misses + 1 : 1;
+        q->missed_at = q->last_avail;
+        if (q->n_misses > VHK_QUEUE_MISSES) {
+                vhk_queue_fault(q, VHK_RING_TRANSLATION);
+                return -EPIPE;
+        }
+        set_hold(q, VHK_HOLD_STALLED, true);
+        q->ops->miss(q->owner, q, q->miss_iova, q->miss_perm);
+        return -EAGAIN;
 }
 
 void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule) {
@@ -345,8 +388,18 @@ void vhk_queue_after_flush(struct vhk_queue *q, uint16_t old) {
                 vhk_queue_check_settled(q);
 }
 
+/* Without translations of its areas the ring lets go of them, once nothing is left to be published there. */
+static bool areas_settled(struct vhk_queue *q) {
+        if (!q->config->stalled || (q->hold & VHK_HOLD_BROKEN))
+                return true;
+        if (q->in_flight || q->used_idx != q->used_published)
+                return false;
+        point_at_areas(q, q->config);
+        return true;
+}
+
 void vhk_queue_check_settled(struct vhk_queue *q) {
-        if ((q->after & VHK_AFTER_SETTLE) && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : !q->n_old)) {
+        if ((q->after & VHK_AFTER_SETTLE) && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : !q->n_old && areas_settled(q))) {
                 q->after &= (uint8_t)~VHK_AFTER_SETTLE;
                 q->tell_settled = true;
         }

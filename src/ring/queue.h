@@ -5,12 +5,14 @@
  */
 #pragma once
 
+#include "mem/iotlb.h"
 #include "ring/inflight.h"
 #include "ring/ring.h"
 
 #define VHK_SLOT_IOVECS 8u              /* in the slot itself; longer chains take a block */
 #define VHK_BLOCK_IOVECS (VHK_QUEUE_MAX_INDIRECT + 512u)        /* every entry served, and 512 crossings into other regions */
 #define VHK_QUEUE_BLOCKS 32u            /* at most, and never more than the ring has entries; touched only when used */
+#define VHK_QUEUE_MISSES (2 * VHK_IOTLB_MAX)    /* in a row for one request: it needs more translations at once than are kept */
 #define VHK_QUEUE_GENERATIONS 8u        /* memory snapshots with requests in flight, the current one included */
 
 /* A request and what belongs to it. One per descriptor index, found by the chain's head. priv is behind it. */
@@ -34,6 +36,7 @@ enum {
         VHK_HOLD_DISABLED = 4,
         VHK_HOLD_BROKEN = 8,
         VHK_HOLD_GENERATIONS = 16,      /* too many snapshots have requests in flight */
+        VHK_HOLD_STALLED = 64,          /* a translation is missing */
         VHK_HOLD_TRACKED = 32,          /* no reason to hold anything: pop has an in-flight record to write */
 };
 #define VHK_HOLD_REASONS (~(unsigned)VHK_HOLD_TRACKED)
@@ -97,6 +100,12 @@ struct vhk_queue {
         void *owner;
         struct vhk_inflight *inflight;  /* the record in use; NULL: none (config->inflight) */
         uint32_t inflight_bad_seen;
+        uint64_t miss_iova;             /* the translation that is missing, */
+        uint8_t miss_perm;              /* for this access; 0: none is */
+        bool opened;                    /* its areas have been there: the used index is known */
+        uint16_t missed_at;             /* for which request, and how often in a row */
+        uint32_t n_misses;
+        int used_given;                 /* of vhk_queue_start() */
         bool marked;                    /* in the dirty log, since the front-end was told */
         uint32_t log_hint;              /* the region that was marked last */
         bool tell_settled, tell_run, dying;     /* what events shall do */
@@ -115,6 +124,8 @@ static inline void vhk_count(uint64_t *counter, uint64_t n) {
 }
 
 void vhk_queue_fault(struct vhk_queue *q, enum vhk_ring_rule rule) VHK_COLD;
+/* The walk found no translation (q->miss_iova, miss_perm): pop waits for a snapshot that has it. -EAGAIN, or -EPIPE. */
+int vhk_queue_stall(struct vhk_queue *q) VHK_COLD;
 /* What q->after asks for; @old: the used index as published before. */
 void vhk_queue_after_flush(struct vhk_queue *q, uint16_t old) VHK_COLD;
 /* After a flush: did what somebody waits for happen? */

@@ -42,6 +42,8 @@ struct vhk_ring_config {
         struct vhk_memmap *mem;         /* owned reference */
         uint16_t num;
         bool enabled, discard;          /* disabled: hold, or let the device see and drop (VHK_DISABLED_DISCARD) */
+        bool stalled;                   /* translations of its areas are missing (no desc, avail, used): it waits for them */
+        uint8_t fault;                  /* enum vhk_ring_rule: the owner wants it BROKEN; VHK_RING_OK: not */
         bool event_idx, indirect;       /* negotiated; a guest that uses what it did not negotiate breaks its ring */
         /* host addresses, validated against @mem by control: each area in one region, aligned 16, 2, 4 */
         struct vhk_desc *desc;
@@ -80,6 +82,9 @@ struct vhk_queue_owner_ops {
          * are posted to home, so they never come from inside of a call of the device's */
         void (*settled)(void *owner, struct vhk_queue *q);
         void (*run)(void *owner, struct vhk_queue *q);          /* completions from other threads were pushed, slots came free: pop again */
+        /* @mem holds translations, and that for an access to @iova (VHK_IOTLB_R, W) is missing: pop waits until a snapshot other than
+         * this one is adopted. From inside of pop: take note. NULL: there are never translations */
+        void (*miss)(void *owner, struct vhk_queue *q, uint64_t iova, unsigned perm);
 };
 
 /* @size_max: largest ring; slots and iovec blocks are allocated at start. All on control, before home knows of it, or on home.
@@ -96,7 +101,8 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
 /* home; a running ring goes over to @c (takes a reference), between two bursts. num does not change; without areas (desc, avail,
  * used NULL) the ring's own memory is gone: BROKEN. A new call descriptor is signalled once: what was published may not have
  * been seen. A ring that was enabled may have work: run it. 0: settled at once; 1: requests popped under the former snapshot
- * are in flight: ops->settled comes when they are done */
+ * are in flight: ops->settled comes when they are done. A snapshot that extends the former (vhk_memmap_extends()) is not another;
+ * with @c->stalled requests in flight are still published where the areas were, then these are let go */
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
 /* home; pop gives nothing from now on. 0: none is in flight; 1: ops->settled comes when that is so */
 int vhk_queue_drain(struct vhk_queue *q);

@@ -31,6 +31,7 @@ static inline uint16_t load_idx(const vhk_le16 *p) { return vhk_le16_get((vhk_le
 
 /* A walk's result besides enum vhk_ring_rule */
 #define WALK_NO_BLOCK (-1)
+#define WALK_MISS (-2)                  /* q->miss_iova, q->miss_perm */
 
 struct walk {
         struct iovec *base, *end;       /* the slot's own iovecs, or the block that took their place */
@@ -66,13 +67,25 @@ static int walk_grow(struct vhk_queue *q, struct walk *w) {
         return 0;
 }
 
-/* A buffer that is not simply a piece of one region: empty, in several, in none, or one that finds no room. */
-static __attribute__((noinline)) int walk_add(struct vhk_queue *q, struct walk *w, uint64_t addr, uint32_t len) {
+static int find_iov(struct vhk_queue *q, struct walk *w, uint64_t addr, uint32_t len, uint32_t direction) {
+        unsigned room = (unsigned)(w->end - w->iov), perm = direction ? VHK_IOTLB_W : VHK_IOTLB_R;
+
+        if (!q->mem->guest)
+                return vhk_memmap_iov(q->mem, &q->cache, addr, len, w->iov, room);
+        q->miss_perm = (uint8_t)perm;
+        return vhk_iotlb_iov(q->mem, addr, len, perm, w->iov, room, &q->miss_iova);
+}
+
+/* A buffer that is not simply a piece of one region: empty, in several, in none, or one that finds no room; and of translations
+ * all those that do not allow everything. */
+static __attribute__((noinline)) int walk_add(struct vhk_queue *q, struct walk *w, uint64_t addr, uint32_t len, uint32_t direction) {
         if (!len)
                 return w->n_empty++ < w->n_table ? 0 : VHK_RING_LOOP;
 
         for (;;) {
-                int n = vhk_memmap_iov(q->mem, &q->cache, addr, len, w->iov, (unsigned)(w->end - w->iov));
+                int n = find_iov(q, w, addr, len, direction);
+                if (n == -EAGAIN)
+                        return WALK_MISS;
                 if (n > 0) {
                         w->iov += n;
                         w->n_crossings += (uint16_t)(n - 1);
@@ -96,6 +109,11 @@ static VHK_COLD const struct vhk_desc *table_copy(struct vhk_queue *q, uint64_t 
                 return NULL;
         while (addr < end) {
                 const struct vhk_memreg *r = vhk_memmap_find_gpa(q->mem, addr);
+                if (q->mem->guest && !(r && (r->perm & VHK_IOTLB_R))) {
+                        q->miss_iova = addr;
+                        q->miss_perm = VHK_IOTLB_R;
+                        return NULL;
+                }
                 if (!r)
                         return NULL;
                 uint64_t n = VHK_MIN(r->len - (addr - r->gpa), end - addr);
@@ -112,10 +130,10 @@ static inline bool in_region(const struct vhk_mem_cache *c, uint64_t addr, uint6
         return off < c->len && len - 1 < c->len - off;
 }
 
-/* Makes the region of @addr the cached one, if there is one. */
+/* Makes the region of @addr the cached one, if there is one; of translations only one that allows everything. */
 static VHK_HOT __attribute__((noinline)) void turn_to(struct vhk_queue *q, struct vhk_mem_cache *c, uint64_t addr) {
         const struct vhk_memreg *r = vhk_memmap_find_gpa(q->mem, addr);
-        if (r)
+        if (r && (!q->mem->guest || r->perm == VHK_IOTLB_RW))
                 *c = (struct vhk_mem_cache){ .gpa = r->gpa, .len = r->len, .host = r->host };
 }
 
@@ -141,10 +159,13 @@ static VHK_HOT __attribute__((noinline)) int walk_enter(struct vhk_queue *q, str
         const void *table = NULL;
         if (vhk_likely(in_region(&q->table_cache, d.addr, len)))
                 table = q->table_cache.host + (d.addr - q->table_cache.gpa);
+        else if (q->mem->guest)
+                table = vhk_iotlb_host(q->mem, d.addr, len, VHK_IOTLB_R);
+        q->miss_perm = 0;
         if (vhk_unlikely(!table || (uintptr_t)table % sizeof(uint64_t)))
                 table = table_copy(q, d.addr, len);
         if (vhk_unlikely(!table))
-                return VHK_RING_INDIRECT_HOLE;
+                return q->miss_perm ? WALK_MISS : VHK_RING_INDIRECT_HOLE;
         w->table = table;
         w->n_table = len / sizeof(struct vhk_desc);
         w->in_table = 1;
@@ -188,7 +209,7 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         *iov++ = (struct iovec){ q->cache.host + (d.addr - q->cache.gpa), len };
                 } else {
                         w.iov = iov;
-                        r = walk_add(q, &w, d.addr, (uint32_t)len);
+                        r = walk_add(q, &w, d.addr, (uint32_t)len, direction);
                         if (vhk_unlikely(r))
                                 break;
                         iov = w.iov;
@@ -203,8 +224,11 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         break;
                 d = desc_load(w.table + desc_next(d));
         }
-        if (vhk_unlikely(r))
+        if (vhk_unlikely(r)) {
+                if (r == WALK_MISS && w.block)
+                        vhk_queue_put_block(q, w.block - 1u);
                 return r;               /* a fault: the ring is BROKEN, a start brings the block back; WALK_NO_BLOCK: it has none */
+        }
         if (!direction) {
                 req->n_out = (uint16_t)(iov - w.base);
                 req->out_len = (uint32_t)sum;
@@ -243,6 +267,17 @@ static inline void copy_heads(struct vhk_queue *q, unsigned n) {
         }
 }
 
+/* The burst ends at a chain that cannot be taken: the ring waits for a translation, or is BROKEN. Those before it are good. */
+static VHK_COLD int pop_ends(struct vhk_queue *q, int why, int done) {
+        int k = -EPIPE;
+
+        if (why == WALK_MISS)
+                k = vhk_queue_stall(q);
+        else
+                vhk_queue_fault(q, (enum vhk_ring_rule)why);    /* completed in vain */
+        return done ? done : k;
+}
+
 /* Requests that the in-flight record has from the time before: their heads are known, their chains are walked as ever. */
 static VHK_COLD int pop_recovered(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n) {
         struct vhk_inflight *f = q->inflight;
@@ -254,10 +289,8 @@ static VHK_COLD int pop_recovered(struct vhk_queue *q, struct vhk_req **ret_reqs
                 int r = req->internal[VHK_REQ_META] ? VHK_RING_HEAD_TWICE : walk_chain(q, req, head);
                 if (r == WALK_NO_BLOCK)
                         break;
-                if (r) {
-                        vhk_queue_fault(q, (enum vhk_ring_rule)r);
-                        return done ? (int)done : -EPIPE;
-                }
+                if (r)
+                        return pop_ends(q, r, (int)done);
                 ret_reqs[done] = req;
                 q->in_flight++;
         }
@@ -269,7 +302,7 @@ static VHK_COLD int pop_odd(struct vhk_queue *q, struct vhk_req **ret_reqs, unsi
         struct vhk_inflight *f = q->inflight;
 
         if (q->hold & VHK_HOLD_REASONS)
-                return q->hold & VHK_HOLD_BROKEN ? -EPIPE : 0;
+                return q->hold & VHK_HOLD_BROKEN ? -EPIPE : q->hold & VHK_HOLD_STALLED ? -EAGAIN : 0;
         if (f->at < f->n_recovered)     /* the others come with the next call */
                 return pop_recovered(q, ret_reqs, n);
         q->hold = 0;
@@ -308,10 +341,8 @@ VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs
         uint16_t done = at - q->last_avail;
         q->last_avail = at;
         q->in_flight += done;
-        if (vhk_unlikely(at != end && r != WALK_NO_BLOCK)) {
-                vhk_queue_fault(q, (enum vhk_ring_rule)r);      /* those before it are good, and completed in vain */
-                return done ? done : -EPIPE;
-        }
+        if (vhk_unlikely(at != end && r != WALK_NO_BLOCK))
+                return pop_ends(q, r, done);
         return done;
 }
 
@@ -470,7 +501,7 @@ bool vhk_queue_has_work(const struct vhk_queue *q) {
 }
 
 VHK_API int vhk_queue_arm(struct vhk_queue *q) {
-        if (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN))
+        if (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN | VHK_HOLD_STALLED))
                 return 0;
         if (q->event_idx)
                 vhk_store_relaxed(&avail_event(q)->v, vhk_le16_of(q->last_avail).v);
@@ -484,7 +515,7 @@ VHK_API int vhk_queue_arm(struct vhk_queue *q) {
 }
 
 VHK_API void vhk_queue_disarm(struct vhk_queue *q) {
-        if (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN))
+        if (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN | VHK_HOLD_STALLED))
                 return;
         /* with an event index there is no "never", only one that lies just behind: the driver needs 65535 requests to get there */
         if (q->event_idx)

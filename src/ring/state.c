@@ -19,7 +19,7 @@ static const char *const event_names[VHK_N_RING_EVENTS] = {
 #undef VHK_RING_EVENT
 };
 
-static const char *const state_names[VHK_N_RING_STATES] = { "STOPPED", "RUNNING", "DRAINING", "BROKEN" };
+static const char *const state_names[VHK_N_RING_STATES] = { "STOPPED", "RUNNING", "STALLED", "DRAINING", "BROKEN" };
 
 int vhk_ring_next_state(enum vhk_ring_state state, enum vhk_ring_event event, enum vhk_ring_state *ret_next) {
         if ((unsigned)state >= VHK_N_RING_STATES || (unsigned)event >= VHK_N_RING_EVENTS)

@@ -9,6 +9,7 @@
 enum vhk_ring_state {
         VHK_RING_STATE_STOPPED,         /* the ring's memory is not touched at all */
         VHK_RING_STATE_RUNNING,
+        VHK_RING_STATE_STALLED,         /* runs, but waits for a translation */
         VHK_RING_STATE_DRAINING,        /* pop gives nothing, requests in flight finish */
         VHK_RING_STATE_BROKEN,          /* the guest or the peer broke its rules; nothing more is popped or published */
         VHK_N_RING_STATES,

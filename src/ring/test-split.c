@@ -484,7 +484,8 @@ TEST(every_rule_breaks_the_ring_and_nothing_else) {
                 CHECK_EQ(vhk_queue_flush(g.q), 0);
                 rig_close(&g);
         }
-        seen[VHK_RING_OK] = seen[VHK_RING_DEVICE] = seen[VHK_RING_INFLIGHT] = seen[VHK_RING_MEMORY] = seen[VHK_RING_LENGTH] = true;  /* tests of their own */
+        /* tests of their own */
+        seen[VHK_RING_OK] = seen[VHK_RING_TRANSLATION] = seen[VHK_RING_DEVICE] = seen[VHK_RING_INFLIGHT] = seen[VHK_RING_MEMORY] = seen[VHK_RING_LENGTH] = true;
         for (unsigned i = 0; i < VHK_N_RING_RULES; i++)
                 CHECK_MSG(seen[i], "no test for %s", vhk_ring_rule_id(i));
         CHECK_STR(vhk_ring_rule_id(VHK_N_RING_RULES), "ring.?");

@@ -6,27 +6,29 @@
 
 #include "ring/state.h"
 
-/* One line per event, in the enum's order; one pair of letters per state S R D B: next state and action
+/* One line per event, in the enum's order; one pair of letters per state S R W D B (W: STALLED): next state and action
  * (k keep, s start, a adopt, d drain, x abort, b break, r reply); "--" is an empty cell. */
 static const struct { const char *name, *cells; } expected[] = {
-        { "SET_VRING_NUM",                   "Sk -- -- --" },
-        { "SET_VRING_ADDR",                  "Sk -- -- --" },
-        { "SET_VRING_ADDR, same addresses",  "Sk Ra Da Bk" },
-        { "SET_VRING_BASE",                  "Sk -- -- --" },
-        { "SET_VRING_KICK",                  "Rs Ra -- Bk" },
-        { "SET_VRING_CALL",                  "Sk Ra Da Bk" },
-        { "SET_VRING_ERR",                   "Sk Ra Da Bk" },
-        { "SET_VRING_ENABLE",                "Sk Ra Da Bk" },
-        { "GET_VRING_BASE",                  "Sr Dd -- Dd" },
-        { "reset or disconnect",             "Sk Dx Dx Dx" },
-        { "memory change",                   "Sk Ra Da Ba" },
-        { "memory of the ring taken away",   "Sk Bb Db Ba" },
-        { "guest fault",                     "-- Bb Db Bk" },
-        { "drained",                         "-- -- Sr --" },
+        { "SET_VRING_NUM",                   "Sk -- -- -- --" },
+        { "SET_VRING_ADDR",                  "Sk -- -- -- --" },
+        { "SET_VRING_ADDR, same addresses",  "Sk Ra Wa Da Bk" },
+        { "SET_VRING_BASE",                  "Sk -- -- -- --" },
+        { "SET_VRING_KICK",                  "Rs Ra Wa -- Bk" },
+        { "SET_VRING_CALL",                  "Sk Ra Wa Da Bk" },
+        { "SET_VRING_ERR",                   "Sk Ra Wa Da Bk" },
+        { "SET_VRING_ENABLE",                "Sk Ra Wa Da Bk" },
+        { "GET_VRING_BASE",                  "Sr Dd Dd -- Dd" },
+        { "reset or disconnect",             "Sk Dx Dx Dx Dx" },
+        { "memory change",                   "Sk Ra Ra Da Ba" },
+        { "memory of the ring taken away",   "Sk Bb Bb Db Ba" },
+        { "translations changed",            "Sk Ra Ra Da Ba" },
+        { "translation missing",             "-- Wk Wk Dk Bk" },
+        { "guest fault",                     "-- Bb Bb Db Bk" },
+        { "drained",                         "-- -- -- Sr --" },
 };
 
 static void cell(enum vhk_ring_state s, enum vhk_ring_event e, char text[3]) {
-        static const char states[] = "SRDB", actions[] = "ksadxbr";
+        static const char states[] = "SRWDB", actions[] = "ksadxbr";
         enum vhk_ring_state next = VHK_N_RING_STATES;
         int r = vhk_ring_next_state(s, e, &next);
 
