@@ -525,3 +525,53 @@ TEST(pre_copy) {
         log_done(&a);
         log_done(&b);
 }
+
+/* The answers that a front-end relies on come when the ring's home, here driven by hand, marks accordingly. */
+TEST(answered_by_the_home) {
+        static struct rig r;
+        struct vhk_device_ops ops = dev_ops;
+        struct vhk_worker *home;
+        struct log l = log_make();
+        struct vhk_p_log p = { LOG_BYTES, 0 }, reply;
+        struct vhk_p_vring_addr a;
+        uint64_t x = LOGGING, ring = 0;
+
+        ops.threads = VHK_THREADS_PER_QUEUE;
+        rig_open(&r, NULL, &ops);
+        CHECK_OK(vhk_worker_new(NULL, NULL, &home));
+        CHECK_OK(vhk_backend_set_worker(r.b, 0, home));
+        fe_begin(&r, 0);
+        ring_make(&r, 0);
+        ring_set_up(&r, 0, 0);
+        fe_send(&r, VHK_FE_SET_VRING_KICK, 0, &ring, 8, &r.rings[0].kick, 1);
+        pump(&r);
+        vhk_worker_dispatch(home, 0);
+        CHECK_EQ(set_base(&r, l.fd, LOG_BYTES, 0), 16);         /* nothing is marked yet: nobody needs to know */
+        for (int i = 0; i < 3; i++) {
+                static const uint32_t ids[] = { VHK_FE_SET_FEATURES, VHK_FE_SET_LOG_BASE, VHK_FE_SET_VRING_ADDR };
+                a = ring_addr(&r, 0);
+                a.flags = VHK_VRING_F_LOG;
+                a.log_guest_addr = GPA;
+                if (i == 0)
+                        fe_send(&r, ids[i], VHK_HDR_NEED_REPLY, &x, 8, NULL, 0);
+                else if (i == 1)
+                        fe_send(&r, ids[i], 0, &p, sizeof(p), &l.fd, 1);
+                else
+                        fe_send(&r, ids[i], VHK_HDR_NEED_REPLY, &a, sizeof(a), NULL, 0);
+                pump(&r);
+                CHECK(!is_readable(r.fe.fd));
+                vhk_worker_dispatch(home, 0);
+                CHECK_EQ(fe_receive(&r, ids[i], &reply, sizeof(reply)), i == 1 ? 16 : 8);
+                CHECK_EQ(reply.mmap_size, i == 1 ? LOG_BYTES : 0);
+        }
+        fe_close(&r);
+        pump(&r);
+        vhk_worker_dispatch(home, 0);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        CHECK_OK(vhk_backend_stop(r.b, VHK_STOP_DRAIN, 0));
+        pump(&r);
+        vhk_worker_dispatch(home, 0);
+        rig_close(&r);
+        vhk_worker_free(home);
+        log_done(&l);
+}

@@ -454,6 +454,8 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
         for (size_t i = 0; i < VHK_N(rows); i++)
                 if ((u->state.protocol & rows[i].bits) == rows[i].bits)
                         c |= rows[i].capability;
+        if (!(u->state.features_offered & VHK_BIT(VHK_F_LOG_ALL)))
+                c &= ~VHK_CAP_LOG;
         return c;
 }
 

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <vhostkit/memory.h>
+#include <vhostkit/migration.h>
 
 #include "base/test.h"
 #include "mem/dirty.h"
@@ -164,4 +165,39 @@ TEST(truncated) {
         CHECK(vhk_dirty_is_bad(r.d));
         rig_close(&r);
         CHECK(sigaction(SIGBUS, &old, NULL) == 0);
+}
+
+/* The front-end's side: every run of marks is taken once, wherever the search begins. */
+TEST(taken) {
+        static const struct { uint64_t first, n; } runs[] = { { 0, 1 }, { 2, 3 }, { 60, 10 }, { 128, 64 }, { 200, 1 }, { 255, 1 }, { 32767, 1 } };
+        struct vhk_dirty_log *l;
+        struct vhk_dirty *d;
+        uint64_t gpa, len, seen = 0, marked = 0;
+
+        CHECK_EQ(vhk_dirty_log_new(0, &l), -EINVAL);
+        CHECK_OK(vhk_dirty_log_new((127u << 20) + 1, &l));
+        CHECK_EQ(vhk_dirty_log_get_size(l), SIZE);
+        CHECK_OK(vhk_dirty_new(vhk_dirty_log_get_fd(l), 0, vhk_dirty_log_get_size(l), &d, NULL));
+        CHECK_EQ(vhk_dirty_log_take(l, 0, &gpa, &len), 0);
+        for (unsigned i = 0; i < VHK_N(runs); i++) {
+                vhk_dirty_mark(d, runs[i].first * 4096, runs[i].n * 4096);
+                marked += runs[i].n;
+        }
+        CHECK_EQ(vhk_dirty_log_take(l, 3 * 4096 + 5, &gpa, &len), 1);           /* from within a run */
+        CHECK_EQ(gpa, 3 * 4096);
+        CHECK_EQ(len, 2 * 4096);
+        seen += 2;
+        for (uint64_t at = 0; vhk_dirty_log_take(l, at, &gpa, &len); at = gpa + len) {
+                bool known = false;
+                for (unsigned i = 0; i < VHK_N(runs); i++)
+                        known |= gpa >= runs[i].first * 4096 && gpa + len <= (runs[i].first + runs[i].n) * 4096;
+                CHECK(known && gpa >= at);
+                seen += len / 4096;
+        }
+        CHECK_EQ(seen, marked);
+        CHECK_EQ(vhk_dirty_log_take(l, 0, &gpa, &len), 0);
+        CHECK_EQ(vhk_dirty_log_take(l, UINT64_MAX, &gpa, &len), 0);
+        vhk_dirty_unref(d);
+        vhk_dirty_log_free(l);
+        CHECK(!vhk_dirty_log_free(NULL));
 }
