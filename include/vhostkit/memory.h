@@ -67,6 +67,39 @@ int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct vhk_reg
 int vhk_memory_find(const struct vhk_memory *m, const void *va, uint64_t len, vhk_gpa_t *ret_gpa);
 
 /**
+ * A dirty log: one bit per page of 4096 bytes of guest memory, from guest address 0 on (vhost-user, "Migration"). A back-end
+ * sets a page's bit after it has written to it. Pre-copy goes like this:
+ *
+ *   log, data and rings on (<vhostkit/migration.h>); copy all pages;
+ *   while it is worth it: for each page taken from the log: copy it;
+ *   stop the rings; once more: for each page taken from the log: copy it; all off.
+ *
+ * A page that is taken before it is copied cannot be missed: what is written to it later marks it again.
+ */
+struct vhk_dirty_log;
+
+/**
+ * vhk_dirty_log_new() - a log for guest addresses below @end
+ *
+ * Memory that a back-end may mark must lie below: of the regions that are lent, and of rings whose address is given to
+ * vhk_frontend_log_queue(). -EINVAL (0), -ENOMEM, -EFBIG, -EMFILE.
+ */
+int vhk_dirty_log_new(uint64_t end, struct vhk_dirty_log **ret_l);
+struct vhk_dirty_log *vhk_dirty_log_free(struct vhk_dirty_log *l);
+/** vhk_dirty_log_get_fd() - the log's memory, at offset 0; stays the log's */
+int vhk_dirty_log_get_fd(const struct vhk_dirty_log *l);
+/** vhk_dirty_log_get_size() - bytes of it, each for 8 pages */
+uint64_t vhk_dirty_log_get_size(const struct vhk_dirty_log *l);
+
+/**
+ * vhk_dirty_log_take() - the next run of marked pages; their marks are taken away
+ * @from: look from this guest address on
+ *
+ * While back-ends mark. A longer run may come in pieces. Return: 1, and *@ret_gpa, *@ret_len in bytes; 0: there is none.
+ */
+int vhk_dirty_log_take(struct vhk_dirty_log *l, uint64_t from, uint64_t *ret_gpa, uint64_t *ret_len);
+
+/**
  * vhk_sigbus_try() - was this SIGBUS caused by a peer that truncated memory it had lent us?
  *
  * @siginfo: the siginfo_t that the handler got

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Live migration, as a front-end drives it: the dirty log. One thread at a time, but for the log itself, which back-ends
- * mark while it is read.
+ * Live migration, as a front-end drives it: where back-ends mark what they write (struct vhk_dirty_log of
+ * <vhostkit/memory.h>).
  */
 #ifndef VHOSTKIT_MIGRATION_H
 #define VHOSTKIT_MIGRATION_H
@@ -11,39 +11,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/**
- * A dirty log: one bit per page of 4096 bytes of guest memory, from guest address 0 on (vhost-user, "Migration"). A back-end
- * sets a page's bit after it has written to it. Pre-copy goes like this:
- *
- *   log, data and rings on (below); copy all pages;
- *   while it is worth it: for each page taken from the log: copy it;
- *   stop the rings; once more: for each page taken from the log: copy it; all off.
- *
- * A page that is taken before it is copied cannot be missed: what is written to it later marks it again.
- */
-struct vhk_dirty_log;
-
-/**
- * vhk_dirty_log_new() - a log for guest addresses below @end
- *
- * Memory that a back-end may mark must lie below: of the regions that are lent, and of rings whose address is given to
- * vhk_frontend_log_queue(). -EINVAL (0), -ENOMEM, -EFBIG, -EMFILE.
- */
-int vhk_dirty_log_new(uint64_t end, struct vhk_dirty_log **ret_l);
-struct vhk_dirty_log *vhk_dirty_log_free(struct vhk_dirty_log *l);
-/** vhk_dirty_log_get_fd() - the log's memory, at offset 0; stays the log's */
-int vhk_dirty_log_get_fd(const struct vhk_dirty_log *l);
-/** vhk_dirty_log_get_size() - bytes of it, each for 8 pages */
-uint64_t vhk_dirty_log_get_size(const struct vhk_dirty_log *l);
-
-/**
- * vhk_dirty_log_take() - the next run of marked pages; their marks are taken away
- * @from: look from this guest address on
- *
- * While back-ends mark. A longer run may come in pieces. Return: 1, and *@ret_gpa, *@ret_len in bytes; 0: there is none.
- */
-int vhk_dirty_log_take(struct vhk_dirty_log *l, uint64_t from, uint64_t *ret_gpa, uint64_t *ret_len);
 
 /**
  * vhk_frontend_set_log() - where marks go from now on, rings running or not

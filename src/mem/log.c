@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* The front-end's side of a dirty log, <vhostkit/migration.h>: its memory, and taking marks while others make them. */
+/* The front-end's side of a dirty log, <vhostkit/memory.h>: its memory, and taking marks while others make them. */
 #include <sys/mman.h>
 
-#include <vhostkit/migration.h>
+#include <vhostkit/memory.h>
 
 #include "base/base.h"
 #include "mem/mapping.h"

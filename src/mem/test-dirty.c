@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <vhostkit/memory.h>
-#include <vhostkit/migration.h>
 
 #include "base/test.h"
 #include "mem/dirty.h"
