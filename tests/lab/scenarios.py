@@ -13,6 +13,7 @@ import subprocess
 import time
 
 import backends
+import migration
 from lab import Fail, Skip, need
 from machines import Qemu, Uml, vhost_user_device
 
@@ -374,5 +375,7 @@ def front_busy(lab):
     vhk(lab, "probe", disk)
     disk.stop()
 
+
+migration.register(scenario)
 
 BY_NAME = {s.name: s for s in TABLE}
