@@ -26,6 +26,41 @@ static int publish(struct vhk_backend *b, struct vhk_call *c, unsigned i) {
         return vhk_token_take(b, c, adopted);
 }
 
+/* User-Mode Linux takes a ring from its driver with ENABLE 0 alone and sets it up anew one day, without GET_VRING_BASE: a
+ * new size or base ends the old life of a ring that is disabled. */
+static bool begins_anew(const struct vhk_backend *b, unsigned i) {
+        return vhk_ring_runs(b, i) && !b->session.rings[i].enabled;
+}
+
+static int stop_first(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c,
+                      void (*finish)(struct vhk_backend *b, int error)) {
+        int k = vhk_ring_event(b, p->index, VHK_RING_EVENT_GET_BASE);
+        if (k >= 0)
+                k = vhk_ring_stop(b, p->index, VHK_STOP_DRAIN);
+        if (k < 0)
+                return k;
+        vhk_ring_wait(b, p->index, VHK_WAIT_STOPPED);
+        b->token.ring = p->index;
+        b->token.value = p->num;
+        return vhk_token_take(b, c, finish);
+}
+
+static void stopped_for_num(struct vhk_backend *b, int error) {
+        if (error == 0) {
+                vhk_ring_stopped(b, b->token.ring);
+                b->session.rings[b->token.ring].num = b->token.value;
+        }
+        vhk_token_answer(b, error, NULL, 0);
+}
+
+static void stopped_for_base(struct vhk_backend *b, int error) {
+        if (error == 0) {
+                vhk_ring_stopped(b, b->token.ring);
+                b->session.rings[b->token.ring].base = (uint16_t)b->token.value;
+        }
+        vhk_token_answer(b, error, NULL, 0);
+}
+
 int vhk_on_SET_VRING_NUM(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
         struct vhk_ring_value *r = &b->session.rings[p->index];
 
@@ -34,6 +69,8 @@ int vhk_on_SET_VRING_NUM(struct vhk_backend *b, const struct vhk_p_vring_state *
         if (!vhk_is_pow2(p->num) || p->num > b->queue_size_max)
                 return vhk_refuse(b, -EINVAL, "ring.size", "ring %u: size %u is not a power of two up to %u", p->index, p->num,
                                   b->queue_size_max);
+        if (begins_anew(b, p->index))
+                return stop_first(b, p, c, stopped_for_num);
         int k = vhk_ring_event(b, p->index, VHK_RING_EVENT_SET_NUM);
         if (k >= 0)
                 r->num = p->num;
@@ -63,6 +100,8 @@ int vhk_on_SET_VRING_ADDR(struct vhk_backend *b, const struct vhk_p_vring_addr *
 
 /* Of a split ring only the available index comes; the used index is in guest memory. */
 int vhk_on_SET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        if (begins_anew(b, p->index))
+                return stop_first(b, p, c, stopped_for_base);
         int k = vhk_ring_event(b, p->index, VHK_RING_EVENT_SET_BASE);
         if (k < 0)
                 return k;
@@ -159,6 +198,8 @@ int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, stru
         vhk_fdref_unref(r->kick);
         r->kick = kick;
         r->polled = !kick;
+        if (b->ops->virtio_id == VHK_ID_CRYPTO)         /* QEMU's never sends SET_VRING_ENABLE */
+                r->enabled = true;
         return action == VHK_RING_DO_KEEP ? 0 : publish(b, c, i);
 }
 

@@ -65,6 +65,7 @@ struct vhk_token {
         /* @error 0: the rings are through; -ETIMEDOUT: they were not in time. Answers with vhk_token_answer(). */
         void (*finish)(struct vhk_backend *b, int error);
         unsigned ring;
+        uint32_t value;                 /* of a SET_VRING_NUM or SET_VRING_BASE that waits for the ring to stop */
         struct vhk_memmap *old_mem;     /* of a memory change, kept until nobody can look at it; owned */
 };
 

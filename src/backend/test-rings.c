@@ -102,6 +102,50 @@ TEST(stop_and_restart) {
         rig_close(&r);
 }
 
+/* User-Mode Linux: ENABLE 0, later a new life without GET_VRING_BASE in between. */
+TEST(a_disabled_ring_is_set_up_anew) {
+        static struct rig r;
+
+        rig_open(&r, NULL, NULL);
+        fe_set_up(&r, 1);
+        work(&r, 0, 7);
+        CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 0, 0), 1);      /* an enabled ring is in use */
+        CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_NUM, 0, 2 * RING_SIZE), 1);
+        for (unsigned k = 1; k <= 3; k++) {
+                CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_ENABLE, 0, 0), 0);
+                if (k == 2)
+                        CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_NUM, 0, 2 * RING_SIZE), 0);
+                else
+                        CHECK_EQ(fe_ask_ring(&r, VHK_FE_SET_VRING_BASE, 0, 0), 0);
+                CHECK_EQ(r.dev.n_stopped, k);
+                CHECK_EQ(r.dev.how, VHK_STOP_DRAIN);
+                ring_make(&r, 0);
+                ring_set_up(&r, 0, 0);
+                ring_go(&r, 0);
+                work(&r, 0, 20);
+        }
+        CHECK_EQ(ring_stop(&r, 0), 20);
+        rig_close(&r);
+}
+
+/* QEMU's crypto front-end never sends SET_VRING_ENABLE, though it negotiates bit 30. */
+TEST(a_crypto_ring_is_enabled_when_it_starts) {
+        static struct rig r;
+        struct vhk_device_ops ops = dev_ops;
+
+        ops.virtio_id = VHK_ID_CRYPTO;
+        rig_open(&r, NULL, &ops);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 0, MEM_BYTES), 0);
+        ring_make(&r, 0);
+        ring_set_up(&r, 0, 0);
+        CHECK_EQ(fe_ask_fd(&r, VHK_FE_SET_VRING_KICK, 0, r.rings[0].kick), 0);
+        work(&r, 0, 5);
+        CHECK_EQ(ring_stop(&r, 0), 5);
+        rig_close(&r);
+}
+
 TEST(base_of_a_ring_in_the_middle) {
         static struct rig r;
 
