@@ -131,6 +131,12 @@ static inline void fake_answer(struct fake *b, const struct vhk_hdr *h, union vh
         case VHK_FE_GET_MAX_MEM_SLOTS: r.u64.value = b->slots; break;
         case VHK_FE_GET_STATUS: r.u64.value = b->status; break;
         case VHK_FE_GET_VRING_BASE: r.vring_state.index = p->vring_state.index; r.vring_state.num = 7; break;
+        case VHK_FE_GET_VRING_BASE_SKIP_DRAIN: r.vring_state.index = p->vring_state.index; r.vring_state.num = 7; break;
+        case VHK_FE_GET_INFLIGHT_FD:
+                r.inflight = p->inflight;
+                r.inflight.mmap_size = 4096;
+                fake_reply(b, WITH_FD, h, &r, sizeof(r.inflight));
+                return;
         case VHK_FE_GET_CONFIG:
                 r.config = p->config;
                 for (uint32_t i = 0; i < p->config.len; i++)
