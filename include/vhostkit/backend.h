@@ -41,6 +41,8 @@ typedef void (*vhk_backend_event_fn)(void *arg, enum vhk_backend_event ev, const
  * @protocol_offer: protocol feature bits to offer besides the default ones
  * @protocol_no_offer: protocol feature bits not to offer
  * @features_no_offer: virtio feature bits not to offer
+ * @features_offer: virtio feature bits to offer besides the device's: ACCESS_PLATFORM (33: all addresses go through the
+ *      front-end's IOMMU) and no other. Only when asked for, since some front-ends acknowledge it and know nothing of it
  * @limit_ns: time limit for a drain or a memory change to end; 0: 30 s
  * @on_event: may be NULL
  * @log: may be NULL
@@ -52,7 +54,7 @@ struct vhk_backend_options {
         enum vhk_socket_mode mode;
         struct vhk_worker *control;
         uint16_t n_queues, queue_size_max;
-        uint64_t protocol_offer, protocol_no_offer, features_no_offer;
+        uint64_t protocol_offer, protocol_no_offer, features_no_offer, features_offer;
         uint64_t limit_ns;
         vhk_backend_event_fn on_event;
         void *event_arg;

@@ -21,7 +21,7 @@
 
 #define DEFAULT_PROTOCOL                                                                                                \
         (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_RESET_DEVICE) |  \
-         VHK_BIT(VHK_PF_LOG_SHMFD) |                                                                                   \
+         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_GPA_ADDRESSES) |                                                   \
          VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
 #define INFLIGHT_PROTOCOL                                                                                               \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
@@ -212,21 +212,29 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
         if (ops->config_len > VHK_MAX_CONFIG)
                 return vhk_error_set(ret_e, -EINVAL, "backend.config", "%u bytes of configuration space; at most %u go over the wire",
                                      ops->config_len, VHK_MAX_CONFIG);
-        if (o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG)))
+        if (o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM))
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.features", "features 0x%llx are not implemented",
+                                     (unsigned long long)(o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM)));
+        if (o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT)))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.protocol", "protocol features 0x%llx are not implemented",
-                                     (unsigned long long)(o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG))));
+                                     (unsigned long long)(o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT))));
         return 0;
 }
 
-static void set_offers(struct vhk_backend *b) {
+void vhk_backend_set_offers(struct vhk_backend *b) {
         struct vhk_wire_state *w = &b->session.wire;
         uint64_t protocol = DEFAULT_PROTOCOL | b->o.protocol_offer | (b->ops->config_len ? VHK_BIT(VHK_PF_CONFIG) : 0);
 
         w->n_queues = b->n_queues;
-        w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES) & ~b->o.features_no_offer;
+        w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES | b->o.features_offer) & ~b->o.features_no_offer;
         /* Doing a request again is right where it waits for a disabled ring; what may be dropped needs no record. */
         if (b->ops->disabled == VHK_DISABLED_HOLD)
                 protocol |= INFLIGHT_PROTOCOL;
+        /* Postcopy and memory slots exclude each other (vhost-user, VHOST_USER_POSTCOPY_ADVISE): who asks for one loses the other. */
+        if ((protocol & VHK_BIT(VHK_PF_PAGEFAULT)) && !vhk_postcopy_is_ready(b))
+                protocol &= ~VHK_BIT(VHK_PF_PAGEFAULT);
+        if (protocol & VHK_BIT(VHK_PF_PAGEFAULT) & ~b->o.protocol_no_offer)
+                protocol &= ~VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | b->o.protocol_offer;
         w->protocol_offered = protocol & ~b->o.protocol_no_offer;
         if (!(w->protocol_offered & VHK_BIT(VHK_PF_INFLIGHT_SHMFD)))
                 w->protocol_offered &= ~INFLIGHT_PROTOCOL;
@@ -263,8 +271,10 @@ static struct vhk_backend *backend_free(struct vhk_backend *b) {
         vhk_conn_done(&b->conn);
         vhk_host_close_channel(&b->host);
         b->timer = vhk_timer_free(b->timer);
+        b->iotlb_timer = vhk_timer_free(b->iotlb_timer);
         if (b->o.has_fd)
                 vhk_close(&b->o.fd);
+        vhk_close(&b->fault_fd);
         if (b->stuck)           /* requests in flight point into the rings: see above */
                 return NULL;
         for (unsigned i = 0; b->rings && i < b->n_queues; i++)
@@ -288,11 +298,11 @@ static int make(const struct vhk_backend_options *o, const struct vhk_device_ops
         b->limit_ns = o->limit_ns ? o->limit_ns : LIMIT_NS;
         b->n_queues = o->n_queues ? o->n_queues : ops->n_queues;
         b->queue_size_max = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;
-        b->listener.fd = b->conn.fd = -1;
+        b->listener.fd = b->conn.fd = b->fault_fd = -1;
         b->end_post.fn = on_end;
         b->stop_post.fn = on_stop;
         vhk_host_init(&b->host, b);
-        set_offers(b);
+        vhk_backend_set_offers(b);
         int k = make_rings(b);
         if (k >= 0)
                 k = vhk_worker_timer(o->control, on_timer, b, &b->timer);

@@ -7,7 +7,7 @@
 #include "backend/session.h"
 
 #define ALWAYS_IMPLEMENTED (VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX))
-#define CARRIER_BITS (VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_LOG_ALL))
+#define CARRIER_BITS (VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_ACCESS_PLATFORM))
 
 int vhk_on_GET_FEATURES(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_u64 *ret_reply) {
         ret_reply->value = b->session.wire.features_offered;
@@ -30,6 +30,9 @@ int vhk_on_SET_FEATURES(struct vhk_backend *b, const struct vhk_p_u64 *p, struct
 
         if (extra)
                 return vhk_refuse(b, -EINVAL, "backend.features", "feature bits 0x%llx were not offered", (unsigned long long)extra);
+        int e = vhk_iotlb_set_features(b, p->value);
+        if (e < 0)
+                return e;
         if (!s->negotiated || ((old ^ p->value) & ~CARRIER_BITS)) {
                 int k = tell_device(b, p->value);
                 if (k < 0)

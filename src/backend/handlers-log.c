@@ -46,7 +46,8 @@ void vhk_log_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_confi
 static bool covers_ring(const struct vhk_backend *b, const struct vhk_dirty *d, unsigned i) {
         const struct vhk_ring_value *r = &b->session.rings[i];
 
-        return !marks_used(b, i) || vhk_dirty_covers(d, r->addr.log_guest_addr, vhk_used_bytes(r->num));
+        /* log_guest_addr is an IOVA with translations: the log covers all of guest memory, and the used ring lies there */
+        return !marks_used(b, i) || b->session.iotlb || vhk_dirty_covers(d, r->addr.log_guest_addr, vhk_used_bytes(r->num));
 }
 
 int vhk_log_check_ring(struct vhk_backend *b, unsigned i) {

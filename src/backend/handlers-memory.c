@@ -36,9 +36,10 @@ static bool keeps_all(const struct vhk_memmap *old, const struct vhk_memmap *new
 
 /* Publishes the session's memory to ring @i. */
 static int give_memory(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
-        bool gone = vhk_ring_resolve(b, i, b->session.mem, NULL) < 0;
+        int k = vhk_ring_resolve(b, i, vhk_session_mem(b), NULL);
+        bool gone = k < 0 && k != -EAGAIN;
 
-        int k = vhk_ring_event(b, i, gone ? VHK_RING_EVENT_MEM_GONE : VHK_RING_EVENT_MEM_CHANGE);
+        k = vhk_ring_event(b, i, gone ? VHK_RING_EVENT_MEM_GONE : VHK_RING_EVENT_MEM_CHANGE);
         if (k < 0)
                 return k;
         k = vhk_ring_publish(b, i);
@@ -65,7 +66,9 @@ static void memory_changed(struct vhk_backend *b, int error) {
         if (error < 0) {
                 struct vhk_error story = b->story;
                 b->session.mem = VHK_STEAL(b->token.old_mem);
-                int k = give_memory_to_all(b, VHK_WAIT_NONE);
+                int k = vhk_iotlb_follow_memory(b);
+                if (k >= 0)
+                        k = give_memory_to_all(b, VHK_WAIT_NONE);
                 if (k < 0)
                         vhk_session_fail(b, k, "backend.memory", "the memory table could not be restored: %s", strerror(-k));
                 vhk_memmap_unref(new);
@@ -75,7 +78,7 @@ static void memory_changed(struct vhk_backend *b, int error) {
 }
 
 /* Takes @new. */
-static int change_memory(struct vhk_backend *b, struct vhk_call *c, struct vhk_memmap *new) {
+int vhk_memory_change(struct vhk_backend *b, struct vhk_call *c, struct vhk_memmap *new) {
         struct vhk_memmap *old = b->session.mem;
 
         int k = vhk_log_check_memory(b, new);
@@ -84,7 +87,9 @@ static int change_memory(struct vhk_backend *b, struct vhk_call *c, struct vhk_m
                 return k;
         }
         b->session.mem = new;
-        k = give_memory_to_all(b, keeps_all(old, new) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
+        k = vhk_iotlb_follow_memory(b);
+        if (k >= 0)
+                k = give_memory_to_all(b, keeps_all(old, new) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
         if (k < 0) {
                 vhk_memmap_unref(old);
                 vhk_session_fail(b, k, "backend.memory", "no ring plan: %s", strerror(-k));
@@ -98,14 +103,19 @@ static int change_memory(struct vhk_backend *b, struct vhk_call *c, struct vhk_m
         return vhk_token_take(b, c, memory_changed);
 }
 
-int vhk_on_SET_MEM_TABLE(struct vhk_backend *b, const struct vhk_p_mem_regions *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+int vhk_memory_table(struct vhk_backend *b, const struct vhk_p_mem_regions *p, struct vhk_call *c, struct vhk_memmap **ret_m) {
         struct vhk_region_desc d[VHK_MAX_REGIONS];
-        struct vhk_memmap *new;
 
         for (unsigned i = 0; i < p->n_regions; i++)
                 d[i] = describe(b, p, i, c->fds[i]);
-        int k = vhk_memmap_replace(b->session.mem, d, p->n_regions, &new, &b->story);
-        return k < 0 ? k : change_memory(b, c, new);
+        return vhk_memmap_replace(b->session.mem, d, p->n_regions, ret_m, &b->story);
+}
+
+int vhk_on_SET_MEM_TABLE(struct vhk_backend *b, const struct vhk_p_mem_regions *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        struct vhk_memmap *new;
+
+        int k = vhk_memory_table(b, p, c, &new);
+        return k < 0 ? k : vhk_memory_change(b, c, new);
 }
 
 int vhk_on_ADD_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_single *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
@@ -115,7 +125,7 @@ int vhk_on_ADD_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_sing
         int k = vhk_memmap_add(b->session.mem, &d, &new, &b->story);
         if (k == 1)                     /* it is there already */
                 vhk_memmap_unref(new);
-        return k < 0 ? k : k == 1 ? 0 : change_memory(b, c, new);
+        return k < 0 ? k : k == 1 ? 0 : vhk_memory_change(b, c, new);
 }
 
 int vhk_on_REM_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_single *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
@@ -123,7 +133,7 @@ int vhk_on_REM_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_sing
         struct vhk_memmap *new;
 
         int k = vhk_memmap_remove(b->session.mem, d.gpa, d.uva, d.len, &new, &b->story);
-        return k < 0 ? k : change_memory(b, c, new);
+        return k < 0 ? k : vhk_memory_change(b, c, new);
 }
 
 int vhk_on_GET_MAX_MEM_SLOTS(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_u64 *ret_reply) {

@@ -179,8 +179,8 @@ int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, stru
         int k = 0;
 
         if (!vhk_ring_runs(b, i)) {
-                k = vhk_ring_resolve(b, i, b->session.mem, NULL);
-                if (k == 0)
+                k = vhk_ring_resolve(b, i, vhk_session_mem(b), NULL);
+                if (k == 0 || k == -EAGAIN)
                         k = vhk_inflight_check_ring(b, i);
                 if (k == 0)
                         k = vhk_session_negotiate(b);

@@ -38,6 +38,8 @@ int vhk_host_set_channel(struct vhk_host *h, int fd) {
         int k = vhk_channel_open(&h->b->channel, fd);
 
         vhk_host_update(h);
+        if (k >= 0)
+                vhk_iotlb_channel_opened(h->b);
         return k;
 }
 

@@ -4,6 +4,7 @@
  * Source: vhost-user, "Ring states", "Multiple queue support".
  */
 #include "backend/session.h"
+#include "mem/iotlb.h"
 
 int vhk_ring_event(struct vhk_backend *b, unsigned i, enum vhk_ring_event event) {
         struct vhk_ring_value *r = &b->session.rings[i];
@@ -25,16 +26,39 @@ bool vhk_ring_runs(const struct vhk_backend *b, unsigned i) {
 }
 
 struct area {
-        uint64_t uva, len;
+        uint64_t uva, len;              /* user address, or another one */
         void *host;
+        uint8_t perm;
 };
 
 static bool areas_overlap(const struct area *a, const struct area *b) {
         return a->uva < b->uva + b->len && b->uva < a->uva + a->len;
 }
 
+/* IOVA with translations, else guest address with GPA_ADDRESSES, else user address. -EAGAIN: a translation is missing */
+static int find_area(struct vhk_backend *b, struct vhk_ring_value *r, const struct vhk_memmap *mem, struct area *a) {
+        uint64_t end;
+
+        if (!mem->guest && (b->session.wire.protocol & VHK_BIT(VHK_PF_GPA_ADDRESSES)))
+                a->host = vhk_memmap_host_gpa(mem, (vhk_gpa_t){ a->uva }, a->len);
+        else if (!mem->guest)
+                a->host = vhk_memmap_host_uva(mem, (vhk_uva_t){ a->uva }, a->len);
+        else
+                a->host = vhk_iotlb_host(mem, a->uva, a->len, a->perm);
+        if (a->host || !mem->guest || vhk_add_overflows(a->uva, a->len, &end))
+                return 0;
+        uint64_t there = vhk_iotlb_reach(mem, a->uva, a->len, a->perm);
+        if (there == a->len)            /* but in pieces */
+                return 0;
+        r->want_iova = a->uva + there;
+        r->want_perm = a->perm;
+        return -EAGAIN;
+}
+
 static int resolve_area(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, const char *name, unsigned align, struct area *a) {
-        a->host = vhk_memmap_host_uva(mem, (vhk_uva_t){ a->uva }, a->len);
+        int k = find_area(b, &b->session.rings[i], mem, a);
+        if (k < 0)
+                return k;
         if (!a->host)
                 return vhk_refuse(b, -EFAULT, "ring.area", "ring %u: its %s (0x%llx, %llu bytes) is not inside of one region", i, name,
                                   (unsigned long long)a->uva, (unsigned long long)a->len);
@@ -47,9 +71,9 @@ static int resolve_area(struct vhk_backend *b, unsigned i, const struct vhk_memm
 int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c) {
         const struct vhk_ring_value *r = &b->session.rings[i];
         struct area a[3] = {
-                { r->addr.desc, vhk_desc_bytes(r->num), NULL },
-                { r->addr.avail, vhk_avail_bytes(r->num), NULL },
-                { r->addr.used, vhk_used_bytes(r->num), NULL },
+                { r->addr.desc, vhk_desc_bytes(r->num), NULL, VHK_IOTLB_R },
+                { r->addr.avail, vhk_avail_bytes(r->num), NULL, VHK_IOTLB_R },
+                { r->addr.used, vhk_used_bytes(r->num), NULL, VHK_IOTLB_RW },
         };
         static const struct { const char *name; unsigned align; } areas[3] = {
                 { "descriptor table", 16 }, { "available ring", 2 }, { "used ring", 4 },
@@ -77,7 +101,8 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
         const struct vhk_session *s = &b->session;
         const struct vhk_ring_value *r = &s->rings[i];
         struct vhk_ring_config values = {
-                .mem = s->mem,
+                .mem = vhk_session_mem(b),
+                .fault = r->fault,
                 .num = (uint16_t)r->num,
                 .enabled = r->enabled,
                 .discard = b->ops->disabled == VHK_DISABLED_DISCARD,
@@ -90,14 +115,20 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
         vhk_inflight_fill(b, i, &values);
         struct vhk_ring_plan plan = { .goal = VHK_PLAN_RUN, .base = r->base, .poll = r->polled };
 
-        int k = vhk_ring_resolve(b, i, s->mem, &values);
-        if (k < 0 && r->state != VHK_RING_STATE_BROKEN)
+        int k = vhk_ring_resolve(b, i, values.mem, &values);
+        if (k < 0 && k != -EAGAIN && r->state != VHK_RING_STATE_BROKEN)
                 return k;
+        values.stalled = k == -EAGAIN;
+        if (s->iotlb)
+                vhk_iotlb_fill_log(b, &values);
         k = vhk_ring_config_new(&values, &plan.config);
         if (k < 0)
                 return k;
         plan.kick = vhk_fdref_ref(r->kick);
-        return vhk_vring_plan(&b->rings[i], &plan);
+        k = vhk_vring_plan(&b->rings[i], &plan);
+        if (k >= 0 && values.stalled)
+                vhk_iotlb_missed(b, i, r->want_iova, r->want_perm);
+        return k;
 }
 
 int vhk_ring_publish_all(struct vhk_backend *b) {
@@ -120,6 +151,8 @@ void vhk_ring_stopped(struct vhk_backend *b, unsigned i) {
         r->base = b->rings[i].base;
         r->kick = vhk_fdref_unref(r->kick);
         r->polled = false;
+        r->fault = VHK_RING_OK;
+        r->miss = (struct vhk_ring_miss){ .is_due = false };
         (void)vhk_ring_event(b, i, VHK_RING_EVENT_DRAINED);
 }
 

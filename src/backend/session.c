@@ -67,6 +67,7 @@ static void close_connection(struct vhk_backend *b) {
         b->conn_watch = vhk_watch_free(b->conn_watch);
         vhk_conn_done(&b->conn);
         vhk_host_close_channel(&b->host);
+        vhk_postcopy_end(b);
 }
 
 static void forget_session(struct vhk_backend *b) {
@@ -77,6 +78,7 @@ static void forget_session(struct vhk_backend *b) {
                 vhk_fdref_unref(s->rings[i].call);
                 vhk_fdref_unref(s->rings[i].err);
         }
+        vhk_memmap_unref(s->iotlb);
         vhk_memmap_unref(s->mem);
         vhk_inflight_forget(b);
         vhk_dirty_unref(s->log);
@@ -147,10 +149,19 @@ static void look_at_fault(struct vhk_backend *b, struct vhk_vring *v) {
                 vhk_session_fail(b, -EFAULT, "inflight.bad", "the in-flight record has vanished (its file was truncated)");
 }
 
+static void look_at_miss(struct vhk_backend *b, struct vhk_vring *v) {
+        uint64_t iova;
+        unsigned perm;
+
+        if (vhk_vring_take_miss(v, &iova, &perm))
+                vhk_iotlb_missed(b, v->index, iova, perm);
+}
+
 void vhk_session_reported(struct vhk_vring *v) {
         struct vhk_backend *b = v->owner;
 
         look_at_fault(b, v);
+        look_at_miss(b, v);
         switch (b->state) {
         case VHK_BACKEND_SERVING:
                 vhk_token_check(b);
@@ -276,6 +287,7 @@ int vhk_session_begin(struct vhk_backend *b, int fd) {
                 forget_session(b);
                 return k;
         }
+        vhk_backend_set_offers(b);
         b->state = VHK_BACKEND_SERVING;
         return 0;
 }

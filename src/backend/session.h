@@ -23,9 +23,20 @@
 
 #define VHK_MAX_RINGS 256u
 
+/* A translation that a ring waits for. */
+struct vhk_ring_miss {
+        bool is_due, is_asked;          /* the ring waits for it; the front-end knows */
+        uint8_t perm, n_useless;        /* answers that did not help */
+        uint64_t iova, deadline;
+};
+
 /* What the front-end said of a ring, and its state as control sees it. */
 struct vhk_ring_value {
         uint8_t state;                  /* enum vhk_ring_state */
+        uint8_t fault;                  /* enum vhk_ring_rule: control has broken it */
+        uint8_t want_perm;              /* of an area, as found out by vhk_ring_resolve() */
+        uint64_t want_iova;
+        struct vhk_ring_miss miss;
         bool enabled, has_addr, polled;
         uint16_t base;
         uint32_t num;
@@ -47,9 +58,13 @@ struct vhk_session {
         bool negotiated;                /* the device knows wire.features */
         bool reset_due;                 /* STATUS 0 came while rings ran: the device is reset when they have stopped */
         struct vhk_memmap *mem;
+        struct vhk_memmap *iotlb;       /* translations over mem; NULL: without ACCESS_PLATFORM */
         struct vhk_dirty *log;          /* the newest; NULL: none */
         struct vhk_fdref *log_fd;
         struct vhk_p_log_reply log_said;        /* the answer that is due */
+        enum { VHK_POSTCOPY_NONE, VHK_POSTCOPY_ADVISED, VHK_POSTCOPY_LISTENING } postcopy;
+        int fault_fd;                   /* while postcopy is not NONE */
+        struct vhk_memmap *coming_mem;  /* its acknowledgement is due */
         struct vhk_inflight_area inflight;
         struct vhk_ring_value rings[VHK_MAX_RINGS];
 };
@@ -110,7 +125,9 @@ struct vhk_backend {
         struct vhk_token token;
         struct vhk_vring *rings;
         struct vhk_host host;
+        int fault_fd;                   /* for a postcopy that may come; -1 */
         struct vhk_channel channel;
+        struct vhk_timer *iotlb_timer;  /* of the misses; made with the first one */
         struct vhk_post end_post;
 
         /* shared (atomic): written by vhk_backend_stop() before its post */
@@ -181,13 +198,40 @@ int vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how);
 void vhk_ring_stopped(struct vhk_backend *b, unsigned i);       /* the home reported it */
 void vhk_ring_wait(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait);
 bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring still wait? */
-/* Are the ring's areas inside of @mem? 0, or a refusal. @ret_c may be NULL. */
+/* Are the ring's areas inside of @mem? 0, -EAGAIN (a translation is missing: want_iova, want_perm), or a refusal. @ret_c may be NULL. */
 int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c);
 void vhk_ring_forget(struct vhk_ring_value *r);
 /* Takes *@fd as a notification descriptor, if it can be one. -EINVAL */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
 /* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. */
 int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c);
+
+/* ---- handlers-iotlb.c ---- */
+
+/* What rings live on: memory, or translations over it. */
+struct vhk_memmap *vhk_session_mem(const struct vhk_backend *b);
+/* Before the new features are in use. 0, or a refusal. */
+int vhk_iotlb_set_features(struct vhk_backend *b, uint64_t features);
+/* session.mem is another one now. -ENOMEM */
+int vhk_iotlb_follow_memory(struct vhk_backend *b);
+/* Where the used ring is marked. */
+void vhk_iotlb_fill_log(const struct vhk_backend *b, struct vhk_ring_config *c);
+/* Ring @i needs a translation that is not there. */
+void vhk_iotlb_missed(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned perm);
+void vhk_iotlb_channel_opened(struct vhk_backend *b);
+void vhk_iotlb_on_timer(void *arg);
+
+/* ---- handlers-memory.c ---- */
+
+/* What the message makes of the table. */
+int vhk_memory_table(struct vhk_backend *b, const struct vhk_p_mem_regions *p, struct vhk_call *c, struct vhk_memmap **ret_m);
+/* Takes @new as the session's memory, also on failure; the message is answered when the rings are through with the old one. */
+int vhk_memory_change(struct vhk_backend *b, struct vhk_call *c, struct vhk_memmap *new);
+
+/* ---- handlers-postcopy.c ---- */
+
+bool vhk_postcopy_is_ready(struct vhk_backend *b);
+void vhk_postcopy_end(struct vhk_backend *b);           /* whoever waits for a page goes on */
 
 /* ---- handlers-log.c ---- */
 
@@ -210,6 +254,8 @@ void vhk_inflight_forget(struct vhk_backend *b);
 
 /* The connection is closed and forgotten: wait for the next, or end. */
 void vhk_backend_session_ended(struct vhk_backend *b);
+/* What the front-end that comes may choose from. */
+void vhk_backend_set_offers(struct vhk_backend *b);
 void vhk_backend_retire(struct vhk_backend *b);          /* a ring said farewell */
 void vhk_backend_tell(struct vhk_backend *b, enum vhk_backend_event ev, const struct vhk_error *e);
 

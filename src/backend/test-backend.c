@@ -11,7 +11,8 @@ TEST(offers) {
                                                     .protocol_no_offer = VHK_BIT(VHK_PF_STATUS) }, NULL);
         fe_connect(&r);
         CHECK_EQ(fe_get(&r, VHK_FE_GET_FEATURES), (FEATURES | VHK_BIT(5) | VHK_BIT(VHK_F_LOG_ALL)) & ~VHK_BIT(VHK_F_EVENT_IDX));
-        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), (PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_INFLIGHT_SHMFD) |
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), (PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_GPA_ADDRESSES) |
+                 VHK_BIT(VHK_PF_INFLIGHT_SHMFD) |
                  VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN)) & ~VHK_BIT(VHK_PF_STATUS));
         CHECK_EQ(r.n_connected, 1);
         rig_close(&r);

@@ -251,7 +251,17 @@ TEST(log_fd_is_signalled) {
         CHECK_EQ(fe_ask(&r, VHK_FE_SET_LOG_FD, NULL, 0, other), 0);     /* while the rings run */
         vhk_drain_fd(fd);                       /* what was marked before is told first */
         work(&r, 0, 1);
+        CHECK(!is_readable(fd) && !is_readable(other));         /* nobody took the marks: nothing is new */
+        memset(l.bits, 0, LOG_BYTES);
+        work(&r, 0, 1);
         CHECK(!is_readable(fd) && is_readable(other));
+        /* A kick descriptor: a run that only marks its wish must not wake itself. */
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_LOG_FD, NULL, 0, r.rings[0].kick), 0);
+        memset(l.bits, 0, LOG_BYTES);
+        work(&r, 0, 1);
+        int n = 0;
+        while (vhk_worker_dispatch(r.control, 0) > 0)
+                CHECK(++n < 20);
         rig_close(&r);
         close(fd);
         close(other);

@@ -147,6 +147,15 @@ static void on_queue_settled(void *owner, struct vhk_queue *q) {
         post_home(v);
 }
 
+static void on_queue_miss(void *owner, struct vhk_queue *q, uint64_t iova, unsigned perm) {
+        struct vhk_vring *v = owner;
+
+        vhk_store_relaxed(&v->miss_iova, iova);
+        vhk_store_relaxed(&v->miss_perm, (uint8_t)perm);
+        vhk_store_release(&v->n_misses, v->n_misses + 1);       /* pairs with vhk_vring_take_miss() */
+        vhk_worker_post(v->control, &v->to_control);
+}
+
 static void on_queue_run(void *owner, struct vhk_queue *q) {
         run(owner);
 }
@@ -162,6 +171,7 @@ static const struct vhk_queue_owner_ops queue_ops = {
         .broken = on_queue_broken,
         .settled = on_queue_settled,
         .run = on_queue_run,
+        .miss = on_queue_miss,
 };
 
 /* ---- becoming what the plan says ---- */
@@ -403,4 +413,15 @@ enum vhk_ring_rule vhk_vring_take_broken(struct vhk_vring *v) {
                 return VHK_RING_OK;
         v->seen_broken = broken;
         return v->rule;
+}
+
+bool vhk_vring_take_miss(struct vhk_vring *v, uint64_t *ret_iova, unsigned *ret_perm) {
+        uint32_t n = vhk_load_acquire(&v->n_misses);
+
+        if (n == v->seen_misses)
+                return false;
+        v->seen_misses = n;
+        *ret_iova = vhk_load_relaxed(&v->miss_iova);
+        *ret_perm = vhk_load_relaxed(&v->miss_perm);
+        return true;
 }

@@ -49,6 +49,9 @@ struct vhk_vring {
         uint32_t broken;        /* the ring broke under this plan, by the rule below */
         uint16_t rule;          /* enum vhk_ring_rule; plain, published by @broken */
         uint16_t base;          /* plain, published by @stopped */
+        uint32_t n_misses;      /* translations that were missing; the newest one: (relaxed; two that mix do no harm) */
+        uint64_t miss_iova;
+        uint8_t miss_perm;
         struct vhk_queue *queue;        /* made at the first start, freed at the farewell */
         uint64_t kicks;         /* relaxed: a counter */
         bool said_farewell;     /* the home's very last access */
@@ -72,7 +75,7 @@ struct vhk_vring {
 
         /* control */
         uint32_t seq;           /* of the newest plan, 0: never planned */
-        uint32_t seen_broken;
+        uint32_t seen_broken, seen_misses;
         struct vhk_ring_plan *spare;    /* so that a stop cannot fail */
         struct vhk_queue_metrics metrics;       /* of a ring that says farewell */
         bool retiring, retired; /* the home is asked to, will, never touch the ring again */
@@ -96,3 +99,5 @@ bool vhk_vring_has_settled(const struct vhk_vring *v, uint32_t seq);
 bool vhk_vring_has_stopped(const struct vhk_vring *v, uint32_t seq);
 /* control; the rule, once per break; VHK_RING_OK otherwise */
 enum vhk_ring_rule vhk_vring_take_broken(struct vhk_vring *v);
+/* control; the translation that the ring waits for, once */
+bool vhk_vring_take_miss(struct vhk_vring *v, uint64_t *ret_iova, unsigned *ret_perm);

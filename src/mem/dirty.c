@@ -56,29 +56,30 @@ bool vhk_dirty_is_bad(const struct vhk_dirty *d) {
         return vhk_mapping_is_bad(d->mapping);
 }
 
-/* Bits [first, last] of the byte that holds them all. */
-static inline void mark_byte(const struct vhk_dirty *d, uint64_t first, uint64_t last) {
+/* Bits [first, last] of the byte that holds them all; true if one of them was not set. */
+static inline bool mark_byte(const struct vhk_dirty *d, uint64_t first, uint64_t last) {
         uint8_t mask = (uint8_t)(0xff << first % 8 & 0xff >> (7 - last % 8));
 
         /* release: what was written comes before its mark; pairs with the acquire of who takes the mark and copies */
-        __atomic_fetch_or(&d->bits[first / 8], mask, __ATOMIC_RELEASE);
+        return mask & ~__atomic_fetch_or(&d->bits[first / 8], mask, __ATOMIC_RELEASE);
 }
 
-void vhk_dirty_mark(const struct vhk_dirty *d, uint64_t gpa, uint64_t len) {
+bool vhk_dirty_mark(const struct vhk_dirty *d, uint64_t gpa, uint64_t len) {
         uint64_t first = gpa / VHK_PAGE, last;
+        bool news = false;
 
         if (!len || first / 8 >= d->size)
-                return;
+                return false;
         if (vhk_add_overflows(gpa, len - 1, &last))
                 last = UINT64_MAX;
         last /= VHK_PAGE;
         if (last / 8 >= d->size)
                 last = d->size * 8 - 1;         /* fits: last was larger */
         while (first / 8 < last / 8) {
-                mark_byte(d, first, first | 7);
+                news |= mark_byte(d, first, first | 7);
                 first = (first | 7) + 1;
         }
-        mark_byte(d, first, last);
+        return mark_byte(d, first, last) || news;
 }
 
 static const struct vhk_memreg *find_host(const struct vhk_memmap *m, const uint8_t *host, uint32_t *hint) {
@@ -92,17 +93,19 @@ static const struct vhk_memreg *find_host(const struct vhk_memmap *m, const uint
         return NULL;
 }
 
-void vhk_dirty_mark_host(const struct vhk_dirty *d, const struct vhk_memmap *m, const void *host, uint64_t len, uint32_t *hint) {
+bool vhk_dirty_mark_host(const struct vhk_dirty *d, const struct vhk_memmap *m, const void *host, uint64_t len, uint32_t *hint) {
         const uint8_t *at = host;
+        bool news = false;
 
         m = vhk_memmap_guest(m);
         while (len) {
                 const struct vhk_memreg *r = find_host(m, at, hint);
                 if (!r)
-                        return;                 /* not this snapshot's: our own bug, and no harm */
+                        break;                  /* not this snapshot's: our own bug, and no harm */
                 uint64_t off = (uint64_t)(at - r->host), n = VHK_MIN(len, r->len - off);
-                vhk_dirty_mark(d, r->gpa + off, n);
+                news |= vhk_dirty_mark(d, r->gpa + off, n);
                 at += n;
                 len -= n;
         }
+        return news;
 }

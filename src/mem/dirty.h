@@ -36,8 +36,8 @@ bool vhk_dirty_covers_all(const struct vhk_dirty *d, const struct vhk_memmap *m)
 /* Its file was truncated (SIGBUS): the peer has broken its word. */
 bool vhk_dirty_is_bad(const struct vhk_dirty *d);
 
-/* [gpa, gpa + len) was written. What lies beyond the log is left out. */
-void vhk_dirty_mark(const struct vhk_dirty *d, uint64_t gpa, uint64_t len);
+/* [gpa, gpa + len) was written. What lies beyond the log is left out. True if some page was not marked before. */
+bool vhk_dirty_mark(const struct vhk_dirty *d, uint64_t gpa, uint64_t len);
 /* The same for host addresses of @m; one region or several that are neighbours here and there. @hint: index of the region that
  * was found last; start with 0. */
-void vhk_dirty_mark_host(const struct vhk_dirty *d, const struct vhk_memmap *m, const void *host, uint64_t len, uint32_t *hint);
+bool vhk_dirty_mark_host(const struct vhk_dirty *d, const struct vhk_memmap *m, const void *host, uint64_t len, uint32_t *hint);

@@ -6,6 +6,9 @@
  * Of a request its whole writable part is marked, not the length that was pushed: devices write at the end of a buffer
  * (a block device its status byte) and claim less. The used ring is marked at the guest address that the front-end
  * gave for it, which need not be inside of any region.
+ *
+ * The log's descriptor is signalled for pages that were not marked before: a front-end that gives a ring's kick for it
+ * would otherwise have the ring wake itself for ever, as each run marks the wish for a notification.
  */
 #include "base/fd.h"
 #include "ring/queue.h"
@@ -15,18 +18,15 @@ void vhk_queue_log_request(struct vhk_queue *q, const struct vhk_req *r, uintptr
         const struct vhk_memmap *m = generation == q->generation ? q->mem : q->old[generation].mem;
 
         for (unsigned i = 0; i < r->n_in; i++)
-                vhk_dirty_mark_host(q->config->log, m, r->in[i].iov_base, r->in[i].iov_len, &q->log_hint);
-        q->marked |= r->n_in > 0;
+                q->marked |= vhk_dirty_mark_host(q->config->log, m, r->in[i].iov_base, r->in[i].iov_len, &q->log_hint);
 }
 
 /* @n bytes at offset @off of the used ring. */
 static void mark_used(struct vhk_queue *q, uint64_t off, uint64_t n) {
         uint64_t at;
 
-        if (q->config->log_used && !vhk_add_overflows(q->config->log_addr, off, &at)) {
-                vhk_dirty_mark(q->config->log, at, n);
-                q->marked = true;
-        }
+        if (q->config->log_used && !vhk_add_overflows(q->config->log_addr, off, &at))
+                q->marked |= vhk_dirty_mark(q->config->log, at, n);
 }
 
 void vhk_queue_log_used(struct vhk_queue *q, uint16_t old) {

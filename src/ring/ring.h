@@ -51,7 +51,7 @@ struct vhk_ring_config {
         struct vhk_used *used;
         struct vhk_fdref *call, *err;   /* owned references, may be NULL */
         struct vhk_dirty *log;          /* owned reference, NULL: no write is marked */
-        struct vhk_fdref *log_fd;       /* owned reference, may be NULL: signalled once per flush that marked something */
+        struct vhk_fdref *log_fd;       /* owned reference, may be NULL: signalled once per flush that marked a page anew */
         bool log_data, log_used;        /* marked are writes to requests; to the used ring, at guest address log_addr */
         uint64_t log_addr;
         /* this ring's in-flight record, in @inflight_mapping (owned reference), NULL: none. Never changes while the ring runs */

@@ -298,7 +298,7 @@ TEST(used_ring_at_strange_addresses) {
         rig_close(&g);
 }
 
-/* Told once per flush, after the marks, and only if there are any. */
+/* Told once per flush, after the marks, and only if a page was not marked before. */
 TEST(front_end_is_told) {
         struct vhk_fdref *told;
         struct rig g;
@@ -323,6 +323,7 @@ TEST(front_end_is_told) {
         vhk_queue_push(g.q, r[3], 0);
         vhk_queue_flush(g.q);
         CHECK_EQ(vhk_drain_fd(fd), 0);
+        CHECK_PAGES(0x20);                      /* takes the marks: only then the next one is news */
         vhk_queue_push(g.q, r[2], 0);
         vhk_queue_flush(g.q);
         CHECK_EQ(vhk_drain_fd(fd), 1);
