@@ -526,6 +526,31 @@ class Serving(Case):
         self.assertIn('vhk-blk: serving ' + self.path('s'), err)
         self.assertIn('GET_FEATURES', err)
         self.assertEqual(self.logged(), '')
+        self.assertEqual(self.logged(VHK_TRACE='0'), '')
+
+    def test_trace(self):
+        """Both directions, descriptors, results and refusals with their rule."""
+        path = self.path('s')
+        c = subprocess.Popen([BLK, '-s', path, '-b', self.disk], env=dict(ENV, VHK_TRACE='1'), stderr=subprocess.PIPE, text=True)
+        self.children.append(c)
+        f = FrontEnd(self.connect(path, c))
+        f.send(3)
+        f.ask(1)
+        self.assertEqual(len(f.ask(15)), 8)
+        f.send(13, struct.pack('<Q', 0), [f.call])
+        f.send(16, struct.pack('<Q', 1 << 3))
+        for size, answer in ((16, 0), (3, 1)):
+            f.s.sendall(struct.pack('<IIIII', 8, 9, 8, 1, size))
+            f.read(12)
+            self.assertEqual(f.read(8), struct.pack('<Q', answer))
+        f.close()
+        c.terminate()
+        err = c.communicate(timeout=LIMIT)[1]
+        for line in ('-> SET_OWNER (0 bytes, no fds)', '<- GET_FEATURES reply 0x', '-> SET_VRING_CALL ring 0 (8 bytes, 1 fd)',
+                     '-> SET_VRING_NUM ring 1 num 3 (8 bytes, no fds, wants a reply)', '<- SET_VRING_NUM reply value 0x0 (8 bytes, no fds)',
+                     '<- SET_VRING_NUM reply value 0x1 (8 bytes, no fds)', '-- SET_VRING_NUM refused (ring.size): ring 1: size 3',
+                     '-- the connection ends (in order): the front-end has gone'):
+            self.assertIn('\n' + line, '\n' + err)
 
     def test_threads_and_polling(self):
         cpus = sorted(os.sched_getaffinity(0))

@@ -130,6 +130,14 @@ class WrongEndpoint(Base):
         with open(self.path('file')) as f:
             self.fails(vhk('probe', 'fd:%d' % f.fileno(), pass_fds=[f.fileno()]), 1, str(f.fileno()))
 
+    def test_trace(self):
+        """Standard output is the same with VHK_TRACE=1; every message is a line on standard error."""
+        def serve(c):
+            c.recv(4096)
+            c.sendall(b'HTTP/1.1 400 Bad Request\r\n\r\n')
+        r = vhk('probe', self.served(serve), '--timeout-ms=5000', env=dict(os.environ, VHK_TRACE='1'))
+        self.assertIn('-> GET_FEATURES (0 bytes, no fds)\n-- the connection ends (', r.stderr)
+
     def test_stale_socket(self):
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
             s.bind(self.path('s'))

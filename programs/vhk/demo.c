@@ -129,7 +129,7 @@ static bool child_has_ended(struct demo *d, int *ret_status) {
 
 /* Connects as soon as the socket is there. A child that ends instead has said why on stderr. */
 static enum tool_status connect_disk(struct demo *d) {
-        struct vhk_frontend_options fo = { .size = sizeof(fo), .limit_ns = START_NS };
+        struct vhk_frontend_options fo = { .size = sizeof(fo), .limit_ns = START_NS, .trace = tool_trace() };
         struct vhk_blk_options bo = { .size = sizeof(bo), .frontend = &fo };
         uint64_t end = tool_now() + START_NS;
         struct vhk_error e = { 0 };

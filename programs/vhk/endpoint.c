@@ -10,10 +10,20 @@
 #include <string.h>
 #include <strings.h>
 
+static void print_trace(void *unused, enum vhk_log_level level, const char *text) {
+        fprintf(stderr, "%s\n", text);
+}
+
+vhk_log_fn tool_trace(void) {
+        const char *s = getenv("VHK_TRACE");
+
+        return s && *s && strcmp(s, "0") ? print_trace : NULL;
+}
+
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec) {
         char *end;
 
-        *o = (struct vhk_frontend_options){ .size = sizeof(*o), .limit_ns = limit_ns };
+        *o = (struct vhk_frontend_options){ .size = sizeof(*o), .limit_ns = limit_ns, .trace = tool_trace() };
         *ret_spec = endpoint;
         if (strncmp(endpoint, "fd:", 3))
                 return TOOL_OK;

@@ -66,6 +66,8 @@ void tool_sleep(uint64_t ns);           /* or until interrupted */
  * tool_endpoint() - fill @o and *ret_spec (NULL: a descriptor) from "vhost-user:PATH", "PATH" or "fd:N"
  * @limit_ns: time limit of every call
  */
+/* Where messages are printed, for VHK_TRACE=1; NULL: nowhere. */
+vhk_log_fn tool_trace(void);
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec);
 /** tool_open_failed() - the line and the exit status for an open that failed with @k and @e */
 enum tool_status tool_open_failed(const char *endpoint, int k, const struct vhk_error *e);

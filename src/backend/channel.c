@@ -66,6 +66,7 @@ static int take_answer(struct vhk_channel *c) {
         uint64_t word = 0;
         int fd = -1;
 
+        vhk_session_trace(c->b, "~>", &got, in->payload, vhk_decoder_n_fds(in));
         if (c->n)
                 rule = vhk_wire_check_reply(&c->b->session.wire, VHK_FROM_BACKEND, &nth(c, 0)->header, &got, in->payload,
                                             vhk_decoder_n_fds(in));
@@ -119,15 +120,6 @@ static void on_channel(void *arg, uint32_t events) {
 
 /* ---- requests ---- */
 
-static void trace(struct vhk_channel *c, const struct vhk_hdr *h, const void *payload, unsigned n_fds) {
-        char line[256];
-
-        if (!c->b->trace.fn)
-                return;
-        vhk_wire_print(VHK_FROM_BACKEND, h, payload, n_fds, line, sizeof(line));
-        vhk_log(&c->b->trace, VHK_LOG_DEBUG, "< %s on the back-end channel", line);
-}
-
 int vhk_channel_send(struct vhk_channel *c, uint32_t id, const void *payload, uint32_t size, int fd, vhk_channel_fn done, uint64_t arg) {
         const struct vhk_wire_state *w = &c->b->session.wire;
         bool may_ask = w->protocol & VHK_BIT(VHK_PF_REPLY_ACK);
@@ -142,7 +134,7 @@ int vhk_channel_send(struct vhk_channel *c, uint32_t id, const void *payload, ui
         bool waits = vhk_wire_answer(w, row, &h) != VHK_ANSWER_NONE;
         if (waits && c->n == VHK_CHANNEL_MAX)
                 return -ENOBUFS;
-        trace(c, &h, payload, fd >= 0);
+        vhk_session_trace(c->b, "<~", &h, payload, fd >= 0);
         int k = vhk_conn_send(&c->conn, &h, payload, &fd, fd >= 0);
         if (k >= 0 && vhk_conn_wants_out(&c->conn))
                 k = vhk_watch_set(c->watch, EPOLLIN | EPOLLOUT);

@@ -55,6 +55,7 @@ static void refuse(struct vhk_backend *b, const struct vhk_row *row, const struc
         enum vhk_answer answer = vhk_wire_answer(&b->session.wire, row, h);
 
         vhk_log(&b->log, VHK_LOG_WARNING, "%s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
+        vhk_log(&b->trace, VHK_LOG_DEBUG, "-- %s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
         if (row && row->reply == VHK_P_CONFIG)
                 vhk_session_send(b, h->request, NULL, 0, -1);
         else if (answer == VHK_ANSWER_ACK || may_ack)
@@ -104,12 +105,8 @@ void vhk_dispatch(struct vhk_backend *b) {
         struct vhk_hdr h = vhk_decoder_header(in);
         unsigned n_fds = vhk_decoder_n_fds(in);
         const struct vhk_row *row = NULL;
-        char line[256];
 
-        if (b->trace.fn) {
-                vhk_wire_print(VHK_FROM_FRONTEND, &h, in->payload, n_fds, line, sizeof(line));
-                vhk_log(&b->trace, VHK_LOG_DEBUG, "> %s", line);
-        }
+        vhk_session_trace(b, "->", &h, in->payload, n_fds);
         b->story = (struct vhk_error){ .code = -EINVAL, .rule = "backend.refused", .text = "refused" };
         enum vhk_rule rule = vhk_wire_check(&b->session.wire, VHK_FROM_FRONTEND, &h, in->payload, n_fds, &row);
         if (rule == VHK_RULE_OK) {

@@ -28,16 +28,22 @@ uint64_t vhk_now(void) {
 
 /* ---- sending ---- */
 
+void vhk_session_trace(struct vhk_backend *b, const char *arrow, const struct vhk_hdr *h, const void *payload, unsigned n_fds) {
+        enum vhk_dir dir = strchr(arrow, '~') ? VHK_FROM_BACKEND : VHK_FROM_FRONTEND;
+        char line[400];
+
+        if (!b->trace.fn)
+                return;
+        vhk_wire_print(dir, h, payload, n_fds, line, sizeof(line));
+        vhk_log(&b->trace, VHK_LOG_DEBUG, "%s %s", arrow, line);
+}
+
 void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size, int fd) {
         struct vhk_hdr h = { request, VHK_HDR_VERSION | VHK_HDR_REPLY, size };
-        char line[256];
 
         if (b->failed)
                 return;
-        if (b->trace.fn) {
-                vhk_wire_print(VHK_FROM_FRONTEND, &h, payload, fd >= 0, line, sizeof(line));
-                vhk_log(&b->trace, VHK_LOG_DEBUG, "< %s", line);
-        }
+        vhk_session_trace(b, "<-", &h, payload, fd >= 0);
         int k = vhk_conn_send(&b->conn, &h, payload, &fd, fd >= 0);
         if (k < 0)
                 vhk_session_fail(b, k, "backend.send", "cannot answer the front-end: %s", strerror(-k));
@@ -113,6 +119,8 @@ static bool all_stopped(struct vhk_backend *b) {
 void vhk_session_close(struct vhk_backend *b, enum vhk_stop how) {
         b->state = VHK_BACKEND_CLOSING;
         vhk_token_drop(b);
+        if (b->failed)
+                vhk_log(&b->trace, VHK_LOG_DEBUG, "-- the connection ends (%s): %s", b->failure.rule ? b->failure.rule : "in order", b->failure.text);
         if (b->failed)
                 vhk_log(&b->log, b->failure.code ? VHK_LOG_ERROR : VHK_LOG_INFO, "closing the connection: %s", b->failure.text);
         if (how == VHK_STOP_ABORT)

@@ -171,6 +171,8 @@ void vhk_token_drop(struct vhk_backend *b);
 /* ---- session.c ---- */
 
 int vhk_session_begin(struct vhk_backend *b, int fd);   /* takes @fd */
+/* One line of the trace. The arrows are those of front-ends: "->" and "<-" on the main socket, "~>" and "<~" on the channel. */
+void vhk_session_trace(struct vhk_backend *b, const char *arrow, const struct vhk_hdr *h, const void *payload, unsigned n_fds);
 void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size, int fd);   /* -1: no descriptor */
 /* Marks the connection as failed; the caller's caller closes it with vhk_session_check(). */
 void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);

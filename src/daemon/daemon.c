@@ -284,7 +284,7 @@ static void dmn_log_start(const struct dmn *d) {
 }
 
 static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
-        bool traces = getenv("VHK_TRACE") && strcmp(getenv("VHK_TRACE"), "0");
+        const char *trace = getenv("VHK_TRACE");
         struct vhk_backend_options o = {
                 .size = sizeof(o),
                 .has_fd = d->options.fd != DMN_NO_FD,
@@ -293,7 +293,7 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
                 .control = d->threads.control,
                 .on_event = dmn_on_event, .event_arg = d,
                 .log = vhk_daemon_log,
-                .trace = traces ? dmn_trace : NULL,
+                .trace = trace && *trace && strcmp(trace, "0") ? dmn_trace : NULL,
         };
         void *dev = d->program->get_device ? d->program->get_device(d->state) : d->state;
         VHK_AUTOFREE char *spec = NULL;

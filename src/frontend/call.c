@@ -79,6 +79,14 @@ static int answer(struct vhk_vhost_user *u, const struct vhk_hdr *request, uint6
         return k < 0 ? lost(u, k, "an answer on its channel") : 0;
 }
 
+static void refused(struct vhk_vhost_user *u, const struct vhk_hdr *h, enum vhk_rule rule) {
+        const char *text = rule ? vhk_rule_text(rule) : "it was not negotiated";
+
+        vhk_log(&u->f.log, VHK_LOG_WARNING, "request %u of the back-end on %s is refused: %s", h->request, u->name, text);
+        vhk_log(&u->f.trace, VHK_LOG_DEBUG, "-- request %u of the back-end refused (%s): %s", h->request,
+                rule ? vhk_rule_id(rule) : "frontend.refuses", text);
+}
+
 static int handle(struct vhk_vhost_user *u) {
         struct vhk_decoder *d = &u->channel.in;
         struct vhk_hdr h = vhk_decoder_header(d);
@@ -93,8 +101,7 @@ static int handle(struct vhk_vhost_user *u) {
         if (done)
                 u->f.config_changed = true;
         else
-                vhk_log(&u->f.log, VHK_LOG_WARNING, "request %u of the back-end on %s is refused: %s", h.request, u->name,
-                        rule ? vhk_rule_text(rule) : "it was not negotiated");
+                refused(u, &h, rule);
         bool asks = row ? vhk_wire_answer(&u->state, row, &h) != VHK_ANSWER_NONE
                         : (h.flags & VHK_HDR_NEED_REPLY) && vhk_vu_has(u, VHK_PF_REPLY_ACK);
         return asks ? answer(u, &h, done ? 0 : 1) : 0;

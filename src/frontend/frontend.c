@@ -21,6 +21,7 @@ int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const 
         va_start(ap, format);
         vhk_error_vset(&f->error, code, rule, format, ap);
         va_end(ap);
+        vhk_log(&f->trace, VHK_LOG_DEBUG, "-- (%s) %s", rule, f->error.text);
         return code;
 }
 
@@ -32,6 +33,7 @@ int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const c
                 vhk_error_vset(&f->end, code, rule, format, ap);
                 va_end(ap);
                 vhk_log(&f->log, VHK_LOG_WARNING, "the connection has ended: %s", f->end.text);
+                vhk_log(&f->trace, VHK_LOG_DEBUG, "-- the connection ends (%s): %s", rule, f->end.text);
         }
         f->error = f->end;
         f->error.code = code;
