@@ -84,7 +84,7 @@ static inline struct vhk_p_iotlb next_miss(struct rig *r) {
                 struct vhk_p_iotlb p_;                                                                                  \
                 while (channel_poll(&p_)) {                                                                             \
                         channel_answer(0);                                                                              \
-                        CHECK_EQ(iotlb_update(r, p_.iova, PAGE, p_.perm), 0);                                           \
+                        CHECK_EQ(iotlb_update(r, p_.iova, PAGE, 3), 0);                                                \
                 }                                                                                                       \
                 cond;                                                                                                   \
         }))
