@@ -40,7 +40,7 @@ static _Atomic unsigned long n_acked, n_read, n_reconnected;
 static _Atomic bool stop, failed;
 static pid_t daemon_pid = -1;
 
-static void fail(const char *format, ...) {
+static __attribute__((format(printf, 1, 2))) void fail(const char *format, ...) {
         va_list ap;
 
         if (atomic_exchange(&failed, true))
