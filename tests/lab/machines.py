@@ -26,6 +26,7 @@ class Machine:
         self.console = lab.path(f"{name}.console")
         self.child = None
         self.seen = 0
+        self.may_complain = False       # its back-end is taken away on purpose
 
     def await_fact(self, name, timeout=TIME_LIMIT):
         """Waits until the guest, which goes on, has said a fact."""
@@ -74,7 +75,7 @@ class Machine:
 
     def _check_complaints(self):
         """QEMU goes on after most faults of a back-end, but it says them."""
-        for line in self.child.err().splitlines():
+        for line in [] if self.may_complain else self.child.err().splitlines():
             if "warning:" not in line and line.startswith("qemu-system"):
                 self._die("the front-end complains of its device")
 

@@ -187,6 +187,35 @@ def qemu_blk_sigterm(lab):
         raise Fail(f"boot 2 saw another disk: {sorted(facts)}")
 
 
+@scenario("qemu-kill9")
+def qemu_kill9(lab):
+    """The back-end is killed 20 times under a guest that reads and writes; QEMU connects again (reconnect=1) with the
+    in-flight record of the one before."""
+    if lab.backend != "vhk":
+        raise Skip("qemu-storage-daemon keeps no in-flight record")
+    image = lab.image("disk.img", 64 * MIB)
+    disk = backends.blk(lab, image, queues=2)
+    chance = random.Random(9)
+    device = ["-chardev", f"socket,id=c,path={disk.socket},reconnect=1",
+              "-device", "vhost-user-blk-pci,chardev=c,num-queues=2"]
+    guest = Qemu(lab, "kill9", device, cpus=2, params={"seconds": 50})
+    guest.may_complain = True
+    guest.await_fact("load")
+    for n in range(20):
+        time.sleep(0.2 + 2.2 * chance.random())
+        disk.check_alive()
+        lab.backends.remove(disk)
+        disk.child.kill()
+        time.sleep(0.3 * chance.random())
+        disk = backends.blk(lab, image, queues=2)
+        if guest.child.poll() is not None:
+            guest._die(f"was through after {n} kills")
+    facts = guest.wait()
+    lab.note(f"the guest's rounds: {facts['rounds']}, {facts['rounds1']} and {facts['rounds2']}")
+    disk.stop()
+    lab.call([need("e2fsck", "e2fsprogs"), "-fn", image])
+
+
 @scenario("qemu-blk-readonly")
 def qemu_blk_readonly(lab):
     data = random.Random(2).randbytes(MIB)
