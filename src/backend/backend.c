@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "backend/session.h"
+#include "mem/fault.h"
 
 #define LIMIT_NS 30000000000u
 #define CONNECT_NS 5000000000u
@@ -362,7 +363,10 @@ VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options 
         k = make(o, ops, dev, &b);
         if (k < 0)
                 return vhk_error_set(ret_e, k, "backend.open", "cannot make a back-end: %s", strerror(-k));
-        k = open_endpoint(b, spec, o, ret_e);
+        if ((o->protocol_offer & VHK_BIT(VHK_PF_PAGEFAULT)) && b->fault_fd < 0)
+                k = vhk_fault_open(&b->fault_fd, ret_e);        /* now, for it may take privileges */
+        if (k >= 0)
+                k = open_endpoint(b, spec, o, ret_e);
         if (k < 0) {
                 backend_free(b);
                 return k;

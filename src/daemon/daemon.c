@@ -22,11 +22,12 @@
 
 #define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
 #define DMN_NO_FD UINT64_MAX
+#define DMN_PAGEFAULT (UINT64_C(1) << 8)        /* vhost-user, VHOST_USER_PROTOCOL_F_PAGEFAULT */
 
 struct dmn_options {
         const char *socket_path;
         uint64_t fd, n_queues, queue_size, threads, poll_us;
-        int print_capabilities, help, version;
+        int postcopy, print_capabilities, help, version;
 };
 
 struct dmn {
@@ -75,7 +76,7 @@ static int dmn_fail(const char *text) {
 
 /* ---- options ---- */
 
-enum { DMN_SOCKET_PATH, DMN_FD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
+enum { DMN_SOCKET_PATH, DMN_FD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
 
 static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
         [DMN_SOCKET_PATH] = { "socket-path", VHK_OPTION_STRING, offsetof(struct dmn_options, socket_path), "PATH",
@@ -90,6 +91,10 @@ static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
                           "threads for the virtqueues (default: one per CPU, at most one per queue)", .min = 1, .max = 256 },
         [DMN_POLL_US] = { "poll-us", VHK_OPTION_UINT, offsetof(struct dmn_options, poll_us), "N",
                           "after work, poll so many microseconds before sleeping (default 50, 0: never)", .max = 1000000 },
+        [DMN_POSTCOPY] = { "postcopy", VHK_OPTION_FLAG, offsetof(struct dmn_options, postcopy), NULL,
+                           "offer postcopy migration instead of memory slots" },
+        [DMN_IOMMU] = { "iommu", VHK_OPTION_FLAG, offsetof(struct dmn_options, iommu), NULL,
+                        "offer to work with the front-end's IOMMU (VIRTIO_F_ACCESS_PLATFORM)" },
         [DMN_CAPABILITIES] = { "print-capabilities", VHK_OPTION_FLAG, offsetof(struct dmn_options, print_capabilities), NULL,
                                "print what this program can do as JSON, and exit", .letter = 'c' },
         [DMN_HELP] = { "help", VHK_OPTION_FLAG, offsetof(struct dmn_options, help), NULL, "print this, and exit", .letter = 'h' },
@@ -292,6 +297,7 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
                 .mode = d->options.socket_path ? VHK_SOCKET_LISTEN : VHK_SOCKET_DEFAULT,
                 .control = d->threads.control,
                 .on_event = dmn_on_event, .event_arg = d,
+                .protocol_offer = d->options.postcopy ? DMN_PAGEFAULT : 0,
                 .log = vhk_daemon_log,
                 .trace = trace && *trace && strcmp(trace, "0") ? dmn_trace : NULL,
         };

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Live migration between two QEMUs on this host, each with a vhk-blk of its own on the same image, while the
-guest reads and writes: pre-copy, and one that is cancelled."""
+guest reads and writes: pre-copy, one that is cancelled, and postcopy."""
 
 import os
 import re
@@ -122,6 +122,30 @@ def cancel(lab):
     finish(lab, image, source, here, there)
 
 
+def postcopy(lab):
+    """The guest goes on at the target before its memory is there."""
+    image, here, there, source, target, channel = begin(lab, "--postcopy", capabilities=["postcopy-ram"])
+    source.qmp("migrate-set-parameters", **{"max-bandwidth": 4 * MIB, "max-postcopy-bandwidth": 30 * MIB})
+    source.qmp("migrate", uri=channel)
+    await_status(lab, source, "active")
+    time.sleep(1)
+    source.qmp("migrate-start-postcopy")
+    await_status(lab, source, "completed")
+    requests = source.qmp("query-migrate")["ram"]["postcopy-requests"]
+    lab.note(f"moved: {requests} pages were asked for")
+    if not requests:
+        raise Fail("no page was asked for: this was no postcopy")
+    said = messages(there)
+    order = ["POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "SET_MEM_TABLE", "SET_VRING_KICK", "POSTCOPY_END"]
+    at = [next((i for i, m in enumerate(said) if m.startswith(word)), None) for word in order]
+    if None in at or at != sorted(at):
+        raise Fail(f"{there.name}: not the order {order}:\n" + "\n".join(said))
+    source.qmp("quit")
+    source.child.wait(20)
+    finish(lab, image, target, here, there)
+
+
 def register(scenario):
+    scenario("qemu-migrate-postcopy")(postcopy)
     scenario("qemu-migrate-precopy")(precopy)
     scenario("qemu-migrate-cancel")(cancel)
