@@ -23,8 +23,9 @@ import zlib
 from lab import Skip, need
 
 GUEST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest")
-KERNEL_MODULES = ("virtio_pci", "virtio_blk", "virtio-rng", "ext4")
-UML_MODULES = ("virtio_blk",)
+KERNEL_MODULES = ("virtio_pci", "virtio_blk", "virtio_mem", "virtio-rng", "ext4", "virtio_net", "virtio_scsi",
+                  "vmw_vsock_virtio_transport", "virtio_crypto", "virtiofs")
+UML_MODULES = {"virtio_blk": (), "virtio_net": ("failover", "net_failover")}         # and what each needs
 
 
 class Tree:
@@ -221,11 +222,13 @@ def uml_root(root):
     tree = Tree()
     tree.busybox()
     tree.scripts()
-    for name in UML_MODULES:
-        found = sorted(glob.glob(f"/usr/lib/uml/modules/*/kernel/**/{name}.ko", recursive=True))
-        if not found:
-            raise Skip(f"no {name}.ko for User-Mode Linux: apt-get install user-mode-linux")
-        tree.copy(found[-1], f"lib/modules/{name}.ko")
-        tree.put(f"lib/modules/{name}.order", f"{name}.ko\n".encode())
+    for name, needs in UML_MODULES.items():
+        order = [*needs, name]
+        for module in order:
+            found = sorted(glob.glob(f"/usr/lib/uml/modules/*/kernel/**/{module}.ko", recursive=True))
+            if not found:
+                raise Skip(f"no {module}.ko for User-Mode Linux: apt-get install user-mode-linux")
+            tree.copy(found[-1], f"lib/modules/{module}.ko")
+        tree.put(f"lib/modules/{name}.order", "".join(f"{module}.ko\n" for module in order).encode())
     tree.write_directory(root)
     return uml

@@ -89,6 +89,7 @@ class Lab:
         self.cache = os.path.abspath(cache)
         self.backend = backend
         self.verbose = verbose
+        self.traces = None      # a directory: recordings are written there
         self.children = []
         self.backends = []      # those that should be serving
         where = tempfile.gettempdir()

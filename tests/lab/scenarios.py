@@ -13,7 +13,9 @@ import subprocess
 import time
 
 import backends
+import memory
 import migration
+import recordings
 from lab import Fail, Skip, need
 from machines import Qemu, Uml, vhost_user_device
 
@@ -405,6 +407,9 @@ def front_busy(lab):
     disk.stop()
 
 
+recordings.register(scenario)
+
 migration.register(scenario)
+memory.register(scenario)
 
 BY_NAME = {s.name: s for s in TABLE}
