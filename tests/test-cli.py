@@ -467,11 +467,14 @@ class Serving(Case):
         c.terminate()
         self.ends(c)
 
-    def stuck(self):
+    def stuck(self, record=None):
         path = self.path('stuck')
         c = self.start('-s', path, program=STUCK)
         f = FrontEnd(self.connect(path, c))
         self.addCleanup(f.close)
+        if record is not None:          # INFLIGHT_SHMFD: one ring of 16 entries
+            f.send(16, struct.pack('<Q', 1 << 12))
+            f.send(32, struct.pack('<QQHH', 4096, 0, 1, 16), [record])
         f.start()
         f.request(b'', 64)
         with self.assertRaises(TimeoutError):
@@ -488,8 +491,15 @@ class Serving(Case):
         self.ends(c, 1)
 
     def test_requests_that_never_end(self):
-        c = self.stuck()                # ... but not for ever
-        self.assertIn('still in flight', self.ends(c, 1))
+        record = os.memfd_create('record')
+        self.addCleanup(os.close, record)
+        os.ftruncate(record, 4096)
+        c = self.stuck(record)          # ... but not for ever
+        told = self.ends(c, 1)
+        self.assertIn('still in flight', told)
+        self.assertIn('in-flight record', told)
+        version, _, _, used = struct.unpack('<HHHH', os.pread(record, 8, 8))
+        self.assertEqual((version, used, os.pread(record, 1, 16)), (1, 0, b'\x01'))
 
     def test_memory_that_vanishes(self):
         c, path = self.serve()

@@ -202,17 +202,18 @@ static void sleep_us(uint64_t us) {
         nanosleep(&(struct timespec){ (time_t)(us / 1000000), (long)(us % 1000000 * 1000) }, NULL);
 }
 
-/* Mostly some time after work was done; now and then while it comes up, or takes over. */
-static void wait_for_a_moment(uint64_t *random) {
+/* Mostly some time after work was done: true; now and then while it comes up, or takes over. */
+static bool wait_for_a_moment(uint64_t *random) {
         unsigned long before = n_acked;
 
         if (random_next(random) % 8 == 0) {
                 sleep_us(random_next(random) % 12000);
-                return;
+                return false;
         }
         for (unsigned i = 0; i < PATIENCE_MS * 2 && n_acked < before + 20 && !failed; i++)
                 sleep_us(500);
         sleep_us(random_next(random) % 25000);
+        return true;
 }
 
 static uint64_t now_s(void) {
@@ -226,9 +227,10 @@ static unsigned kill_it(void) {
         uint64_t random = 0x2545f4914f6cdd1d, begin = now_s();
         unsigned done = 0;
 
-        for (; done < n_kills && !failed && now_s() < begin + n_seconds; done++) {
-                wait_for_a_moment(&random);
-                bury(SIGKILL);
+        while (done < n_kills && !failed && now_s() < begin + n_seconds) {
+                bool works = wait_for_a_moment(&random), asked = works && random_next(&random) % 10 == 0;
+                bury(asked ? SIGTERM : SIGKILL);        /* asked, it finishes what it has and ends well; its successor is no less welcome */
+                done += !asked;
                 sleep_us(random_next(&random) % 4000);
                 spawn();
         }
