@@ -344,8 +344,10 @@ void vhk_queue_fault(struct vhk_queue *q, enum vhk_ring_rule rule) {
 }
 
 int vhk_queue_stall(struct vhk_queue *q) {
-        q->n_misses = q->missed_at == q->last_avail && q->n_misses ? q->n_misses + 1 : 1;
-        q->missed_at = q->last_avail;
+        uint16_t at = vhk_queue_get_position(q);
+
+        q->n_misses = q->missed_at == at && q->n_misses ? q->n_misses + 1 : 1;
+        q->missed_at = at;
         if (q->n_misses > VHK_QUEUE_MISSES) {
                 vhk_queue_fault(q, VHK_RING_TRANSLATION);
                 return -EPIPE;
