@@ -51,8 +51,9 @@ static void acknowledge(struct vhk_backend *b, uint32_t request, bool ok) {
 
 /* Says no, for the reason in b->story. */
 static void refuse(struct vhk_backend *b, const struct vhk_row *row, const struct vhk_hdr *h, bool ignorable) {
-        bool may_ack = (h->flags & VHK_HDR_NEED_REPLY) && (b->session.wire.protocol & VHK_BIT(VHK_PF_REPLY_ACK));
         enum vhk_answer answer = vhk_wire_answer(&b->session.wire, row, h);
+        /* Not in place of a reply that was negotiated: 1 is a legal set of features, a ring's base ... */
+        bool may_ack = ignorable && (h->flags & VHK_HDR_NEED_REPLY) && (b->session.wire.protocol & VHK_BIT(VHK_PF_REPLY_ACK));
 
         vhk_log(&b->log, VHK_LOG_WARNING, "%s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
         vhk_log(&b->trace, VHK_LOG_DEBUG, "-- %s refused (%s): %s", name_of(row), b->story.rule, b->story.text);

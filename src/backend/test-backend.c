@@ -127,6 +127,26 @@ TEST(rows_without_handler) {
         rig_close(&r);
 }
 
+/* A row with a reply of its own cannot say no: 1 would be a set of features, the base of ring 1. */
+TEST(no_refusal_in_place_of_a_reply) {
+        static struct rig r;
+        static const struct { uint32_t id, size; } bad[] = {
+                { VHK_FE_GET_FEATURES, 1 }, { VHK_FE_GET_PROTOCOL_FEATURES, 8 }, { VHK_FE_GET_QUEUE_NUM, 4 }, { VHK_FE_GET_STATUS, 1 },
+                { VHK_FE_GET_VRING_BASE, 7 }, { VHK_FE_GET_VRING_BASE, 8 }, { VHK_FE_GET_MAX_MEM_SLOTS, 2 },
+        };
+        struct vhk_p_vring_state p = { N_RINGS, 0 };
+
+        rig_open(&r, NULL, NULL);
+        for (unsigned i = 0; i < VHK_N(bad); i++) {
+                fe_connect(&r);
+                fe_negotiate(&r, FEATURES, PROTOCOL);
+                CHECK_EQ(fe_ask(&r, bad[i].id, &p, bad[i].size, -1), -EPIPE);
+                fe_close(&r);
+                PUMP_UNTIL(&r, r.n_disconnected == i + 1);
+        }
+        rig_close(&r);
+}
+
 TEST(broken_headers_close) {
         static const uint32_t flags[] = { 0, 2, 3, VHK_HDR_VERSION | VHK_HDR_REPLY };
         static struct rig r;

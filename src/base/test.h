@@ -20,7 +20,7 @@ struct vhk_test {
         struct vhk_test *next;
 };
 
-static struct vhk_test *vhk_tests_, **vhk_tests_tail_ = &vhk_tests_;
+static __attribute__((unused)) struct vhk_test *vhk_tests_, **vhk_tests_tail_ = &vhk_tests_;
 static jmp_buf vhk_test_out_;
 static int vhk_test_failed_, vhk_test_skipped_;
 
@@ -82,7 +82,7 @@ static inline int vhk_test_count_(const char *dir) {
         return n;
 }
 
-static __attribute__((noinline)) void vhk_test_run_(const struct vhk_test *t) {
+static __attribute__((noinline, unused)) void vhk_test_run_(const struct vhk_test *t) {
         if (!setjmp(vhk_test_out_))
                 t->fn();
 }
@@ -99,6 +99,7 @@ static __attribute__((noinline)) void vhk_test_run_(const struct vhk_test *t) {
 #define VHK_TEST_TSAN_ 0
 #endif
 
+#ifndef VHK_TEST_OWN_MAIN         /* a program that runs its tests in another way */
 int main(int argc, char **argv) {
         int passed = 0, failed = 0, skipped = 0;
         int under_tool = getenv("VHK_TEST_NO_LEAK_CHECK") != NULL;
@@ -128,3 +129,4 @@ int main(int argc, char **argv) {
         printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
         return failed ? 1 : passed ? 0 : 77;
 }
+#endif
