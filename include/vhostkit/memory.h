@@ -95,7 +95,7 @@ uint64_t vhk_dirty_log_get_size(const struct vhk_dirty_log *l);
  * vhk_dirty_log_take() - the next run of marked pages; their marks are taken away
  * @from: look from this guest address on
  *
- * While back-ends mark. A longer run may come in pieces. Return: 1, and *@ret_gpa, *@ret_len in bytes; 0: there is none.
+ * While back-ends mark. A longer run may come in pieces. Return: 1 (@ret_gpa, and @ret_len in bytes); 0: there is none.
  */
 int vhk_dirty_log_take(struct vhk_dirty_log *l, uint64_t from, uint64_t *ret_gpa, uint64_t *ret_len);
 

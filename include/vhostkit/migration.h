@@ -33,6 +33,27 @@ int vhk_frontend_log_data(struct vhk_frontend *f, int on);
  */
 int vhk_frontend_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
 
+/**
+ * vhk_frontend_postcopy_advise() - postcopy, at the destination: the guest runs before its memory is there
+ *
+ * Before any memory is lent:
+ *
+ *   advise: a userfaultfd(2) of the back-end's process; listen;
+ *   vhk_frontend_set_memory(): regions whose pages are missing; where the back-end has them is known then;
+ *   start the rings. Read the faults of the descriptor and give pages with UFFDIO_COPY, at the back-end's addresses (a page that
+ *   is here already: UFFDIO_WAKE); all others in between;
+ *   end, when every page has come. Then close the descriptor.
+ *
+ * While rings wait for pages, calls that wait for rings (stop, memory) do not return: serve the faults on another thread.
+ * Needs VHK_CAP_POSTCOPY. The descriptor is the caller's.
+ */
+int vhk_frontend_postcopy_advise(struct vhk_frontend *f, int *ret_fd);
+/** vhk_frontend_postcopy_listen() - memory that is lent from now on has its pages missing. Out of order, or with memory lent before: -EREMOTEIO */
+int vhk_frontend_postcopy_listen(struct vhk_frontend *f);
+/** vhk_frontend_postcopy_get_address() - where the back-end has the byte at @gpa, a number in its address space; -EFAULT: not lent */
+int vhk_frontend_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address);
+int vhk_frontend_postcopy_end(struct vhk_frontend *f);
+
 #ifdef __cplusplus
 }
 #endif

@@ -210,6 +210,22 @@ VHK_API int vhk_frontend_log_queue(struct vhk_frontend *f, unsigned i, int on, u
         CALL(f, VHK_CAP_LOG, "dirty log", f->ops->log_queue(f, i, on, gpa));
 }
 
+VHK_API int vhk_frontend_postcopy_advise(struct vhk_frontend *f, int *ret_fd) {
+        CALL(f, VHK_CAP_POSTCOPY, "postcopy", f->ops->postcopy_advise(f, ret_fd));
+}
+
+VHK_API int vhk_frontend_postcopy_listen(struct vhk_frontend *f) {
+        CALL(f, VHK_CAP_POSTCOPY, "postcopy", f->ops->postcopy_listen(f));
+}
+
+VHK_API int vhk_frontend_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address) {
+        CALL(f, VHK_CAP_POSTCOPY, "postcopy", f->ops->postcopy_get_address(f, gpa, ret_address));
+}
+
+VHK_API int vhk_frontend_postcopy_end(struct vhk_frontend *f) {
+        CALL(f, VHK_CAP_POSTCOPY, "postcopy", f->ops->postcopy_end(f));
+}
+
 VHK_API int vhk_frontend_get_fd(struct vhk_frontend *f) {
         return f->ops->get_fd(f);
 }

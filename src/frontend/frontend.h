@@ -29,6 +29,10 @@ struct vhk_frontend_ops {
         void (*close)(struct vhk_frontend *f);          /* frees @f too */
         int (*set_log)(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size);
         int (*set_log_fd)(struct vhk_frontend *f, int fd);
+        int (*postcopy_advise)(struct vhk_frontend *f, int *ret_fd);
+        int (*postcopy_listen)(struct vhk_frontend *f);
+        int (*postcopy_get_address)(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address);
+        int (*postcopy_end)(struct vhk_frontend *f);
         int (*log_data)(struct vhk_frontend *f, int on);
         int (*log_queue)(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
         int (*suspend_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);

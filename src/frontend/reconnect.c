@@ -125,6 +125,8 @@ int vhk_vu_reconnect(struct vhk_frontend *f) {
         uint64_t protocol = u->said_protocol, features = u->said_features;
         int fd;
 
+        if (u->state.phase != VHK_PHASE_NORMAL)
+                return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.postcopy", "the back-end on %s has gone under postcopy", u->name);
         int k = vhk_vu_find_endpoint(u, u->spec, true, &fd, &f->error);
         if (k < 0)
                 return k;

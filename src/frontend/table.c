@@ -117,12 +117,13 @@ static int send_table(struct vhk_vhost_user *u, const struct wanted *w, unsigned
                 p.regions[i] = describe(&w[i].r);
                 fds[i] = w[i].fd;
         }
-        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_MEM_TABLE, .payload = &p, .fds = fds, .n_fds = n,
-                .size = (uint32_t)(offsetof(struct vhk_p_mem_regions, regions) + n * sizeof(p.regions[0])) }, NULL, NULL);
+        int k = vhk_vu_send_table(u, &p, fds);
         if (k < 0)
                 return k;
-        for (unsigned i = 0; i < n; i++)
+        for (unsigned i = 0; i < n; i++) {
                 u->lent[i] = w[i].r;
+                u->lent[i].theirs = p.regions[i].user_addr;
+        }
         u->n_lent = n;
         return 0;
 }

@@ -10,6 +10,7 @@
 struct vhk_lent {
         uint64_t gpa, uva, len, fd_offset;
         uint64_t dev, ino;              /* the file, for a descriptor's number may come again */
+        uint64_t theirs;                /* the back-end's address of it, under postcopy */
 };
 
 struct vhk_vhost_user {
@@ -89,6 +90,12 @@ int vhk_vu_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t siz
 int vhk_vu_set_log_fd(struct vhk_frontend *f, int fd);
 int vhk_vu_log_data(struct vhk_frontend *f, int on);
 int vhk_vu_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
+int vhk_vu_postcopy_advise(struct vhk_frontend *f, int *ret_fd);
+int vhk_vu_postcopy_listen(struct vhk_frontend *f);
+int vhk_vu_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address);
+int vhk_vu_postcopy_end(struct vhk_frontend *f);
+/* SET_MEM_TABLE, and its acknowledgement under postcopy; *p has the back-end's addresses then. */
+int vhk_vu_send_table(struct vhk_vhost_user *u, struct vhk_p_mem_regions *p, const int *fds);
 
 /* ---- table.c ---- */
 
