@@ -11,6 +11,7 @@ import signal
 import time
 
 from lab import Child, Fail, Skip, check_sanitizers, need, tail
+from proxy import Proxy
 
 START_LIMIT = 10
 STOP_LIMIT = 10
@@ -28,6 +29,9 @@ class Backend:
         self._await_socket()
         lab.backends.append(self)
         lab.note(f"{name}: serves {socket}")
+        if lab.proxies is not None:
+            lab.proxies.append(Proxy(lab, socket, name=f"{name}-proxy"))
+            self.socket = lab.proxies[-1].socket
 
     def _await_socket(self):
         end = time.monotonic() + START_LIMIT

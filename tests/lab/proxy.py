@@ -26,9 +26,10 @@ class Gone(Exception):
 
 
 class Proxy:
-    def __init__(self, lab, target, hide=0):
+    def __init__(self, lab, target, hide=0, name="proxy"):
         """@hide: feature bits of the back-end that the front-end shall not see."""
-        self.socket = lab.path("proxy.sock")
+        self.name = name
+        self.socket = lab.path(f"{name}.sock")
         self.target = target
         self.hide = hide
         self.traces = []                # one list of messages per connection
@@ -41,7 +42,11 @@ class Proxy:
         while True:
             front, _ = self.listener.accept()
             back = socket.socket(socket.AF_UNIX)
-            back.connect(self.target)
+            try:
+                back.connect(self.target)
+            except OSError:
+                front.close()           # as if nobody listened
+                continue
             messages = []
             self.traces.append(messages)
             Connection(front, back, messages, self.hide).run()

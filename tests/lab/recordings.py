@@ -63,6 +63,39 @@ def keep(lab, name, recorded, seldom=()):
         raise Fail(f"{name}: not as in the kept trace: {', '.join(sorted(changed))}")
 
 
+MOST = 8                        # translations of a kind that are worth reading
+IOTLB = {(">", 22), ("}", 1)}
+
+
+def strip(messages):
+    """Without most of the translations, of which an IOMMU makes thousands; and their answers."""
+    kept, n, dropped = [], {}, set()
+    for m in messages:
+        way = {"<": ">", "{": "}"}.get(m.direction)
+        if (m.direction, m.id) in IOTLB:
+            kind = (m.direction, m.payload[25])
+            n[kind] = n.get(kind, 0) + 1
+            if n[kind] > MOST:
+                dropped.add((m.direction, m.id))
+                continue
+        elif (way, m.id) in dropped:
+            dropped.remove((way, m.id))
+            continue
+        kept.append(m)
+    return kept
+
+
+def write(lab, name):
+    """What any other scenario's front-end and back-ends said: a trace for each connection."""
+    for proxy in lab.proxies or ():
+        for n, messages in enumerate(proxy.traces):
+            facts = {"front-end": uml() if name.startswith("uml") else qemu(), "back-end": "vhk-blk",
+                     "device": "block 2", "what": f"{name}, {proxy.name[:-6]}, connection {n}"}
+            path = os.path.join(lab.traces, f"{name}-{proxy.name[:-6]}-{n}.trace")
+            traces.Trace(facts, strip(messages)).write(path)
+            lab.note(f"{path}: {len(messages)} messages")
+
+
 # ---- QEMU with Linux ----
 
 LINUX = {       # kind -> (any-device's name, virtio id, module, what the guest does, QEMU's arguments)
@@ -153,13 +186,13 @@ def over_qtest(kind, virtio_id, n_queues, out, n_in, words=None):
 
 # ---- User-Mode Linux ----
 
-def on_uml(kind, start, virtio_id, module, what, spec=None):
+def on_uml(kind, start, virtio_id, module, what):
     def run(lab):
         back = start(lab)
         proxy = Proxy(lab, back.socket)
         Uml(lab, "driver", [(proxy.socket, virtio_id)], params={"module": module, "do": what}).wait()
         back.stop()
-        keep(lab, f"uml-{kind}", proxy.trace(
+        keep(lab, f"uml-{'blk' if virtio_id == 2 else kind}", proxy.trace(
             front_end=uml(), back_end=back.name, device=f"{kind} {virtio_id}",
             what=f"Linux takes the device with {module}, gives it back, takes it again and ends"))
     return run
@@ -187,7 +220,7 @@ def register(scenario):
     scenario("trace-qemu-crypto")(over_qtest("crypto", 20, 2, bytes(128), 16, [
         "-object", "cryptodev-vhost-user,id=o,chardev=c",
         "-device", "virtio-crypto-pci,cryptodev=o,vectors=0,addr=8"]))
-    scenario("trace-uml-blk")(on_uml("blk", lambda lab: backends.VhkBlk(lab, lab.image("disk.img", 8 * MIB)),
+    scenario("trace-uml-blk")(on_uml("block", lambda lab: backends.VhkBlk(lab, lab.image("disk.img", 8 * MIB)),
                                      2, "virtio_blk", "read_disk"))
     scenario("trace-uml-net")(on_uml("net", lambda lab: AnyDevice(lab, "net-plain"), 1, "virtio_net", "network"))
     scenario("trace-qsd", backend="qsd")(qsd_blk)

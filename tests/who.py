@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""Prints the README's table "What works with whom", from the traces and the lab's scenarios.
+
+    who.py              the table
+    who.py --check      README.md has exactly this table between its markers
+    who.py --write      puts it there
+"""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "lab"))
+sys.dont_write_bytecode = True
+
+import scenarios                                    # noqa: E402
+import traces                                       # noqa: E402
+
+README = os.path.join(HERE, "../README.md")
+BEGIN, END = "<!-- who -->\n", "<!-- /who -->\n"
+ROLES = {"QEMU": "front-end", "UML": "front-end", "qemu-storage-daemon": "back-end"}
+LONG = {"UML": "User-Mode Linux"}
+OURS = {"vhk-blk": "`vhk-blk`", "any-device": "the library, under a device that answers as little as it can",
+        "vhk": "`vhk`, `vhk_blk_*()`"}
+PREFIXES = {"QEMU": ("qemu-", "trace-qemu-"), "UML": ("uml-", "trace-uml-"),
+            "qemu-storage-daemon": ("qsd-", "trace-qsd")}
+
+
+def families(names):
+    """Scenarios by the first two words of their names: "qemu-blk-*", or the name where it is alone."""
+    found = {}
+    for name in names:
+        found.setdefault("-".join(name.split("-")[:2]), []).append(name)
+    return ", ".join(f"`{family}-*`" if family not in members else f"`{family}`"
+                     for family, members in sorted(found.items()))
+
+
+def pairs():
+    """(foreign peer, ours) -> kinds of devices that a trace holds."""
+    found = {}
+    for trace in traces.kept().values():
+        front, back = trace.facts["front-end"], trace.facts["back-end"]
+        foreign, ours = (back, front) if front in OURS else (front, back)
+        found.setdefault((foreign, ours), set()).add(trace.facts["device"].split()[0])
+    return found
+
+
+def names_of(peer, ours, kinds):
+    """The scenarios in which @peer meets @ours: those of small kinds carry their name."""
+    prefixes = PREFIXES[peer]
+    mine = [n for n in scenarios.BY_NAME if n.startswith(prefixes)]
+    small = {n for n in mine for p in prefixes for kind in small_kinds() if n == p + kind}
+    if ours == "any-device":
+        return [n for n in mine if n in small and n.rsplit("-", 1)[1] in kinds]
+    return [n for n in mine if n not in small]
+
+
+def small_kinds():
+    return {kind for (_, ours), kinds in pairs().items() if ours == "any-device" for kind in kinds}
+
+
+def table():
+    lines = ["| who | as | for | to our | scenarios (`tests/lab/run --list --all`) |", "|---|---|---|---|---|"]
+    order = list(ROLES)
+    found = pairs()
+    for foreign, ours in sorted(found, key=lambda p: (order.index(p[0].split()[0]), p[1] == "any-device")):
+        peer, release = foreign.split()
+        kinds = found[foreign, ours]
+        lines.append(f"| {LONG.get(peer, peer)} {release} | {ROLES[peer]} | {', '.join(sorted(kinds))} | {OURS[ours]} "
+                     f"| {families(names_of(peer, ours, kinds))} |")
+    witnesses = [witness for _, witness in traces.rows().values()]
+    spoken = sum(witness != "none" for witness in witnesses)
+    by_peer = ", ".join(f"{LONG.get(peer, peer)} {sum(peer in w for w in witnesses)}" for peer in ROLES)
+    lines += ["", f"Of the protocol's {len(witnesses)} messages {spoken} were spoken or answered by one of them: {by_peer}."]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    wanted = BEGIN + "\n" + table() + "\n" + END
+    if not sys.argv[1:]:
+        print(table(), end="")
+        return 0
+    with open(README) as f:
+        text = f.read()
+    if sys.argv[1] == "--check":
+        if wanted in text:
+            return 0
+        print("README.md does not say what works with whom: tests/who.py --write\n\n" + table())
+        return 1
+    before, rest = text.split(BEGIN)
+    with open(README, "w") as f:
+        f.write(before + wanted + rest.split(END)[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
