@@ -50,6 +50,7 @@ static void run(struct vhk_vring *v) {
         if (!is_active(v))
                 return;
         v->in_run = true;
+        v->declined = false;            /* it may take them now: a poller looks again */
         if (!v->spinning)
                 vhk_queue_disarm(v->queue);
         for (unsigned i = 0;; i++) {

@@ -22,12 +22,13 @@
 
 #define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
 #define DMN_NO_FD UINT64_MAX
+#define DMN_ACCESS_PLATFORM (UINT64_C(1) << 33) /* virtio 1.3, 6 */
 #define DMN_PAGEFAULT (UINT64_C(1) << 8)        /* vhost-user, VHOST_USER_PROTOCOL_F_PAGEFAULT */
 
 struct dmn_options {
         const char *socket_path;
         uint64_t fd, n_queues, queue_size, threads, poll_us;
-        int postcopy, print_capabilities, help, version;
+        int postcopy, iommu, print_capabilities, help, version;
 };
 
 struct dmn {
@@ -298,6 +299,7 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
                 .control = d->threads.control,
                 .on_event = dmn_on_event, .event_arg = d,
                 .protocol_offer = d->options.postcopy ? DMN_PAGEFAULT : 0,
+                .features_offer = d->options.iommu ? DMN_ACCESS_PLATFORM : 0,
                 .log = vhk_daemon_log,
                 .trace = trace && *trace && strcmp(trace, "0") ? dmn_trace : NULL,
         };

@@ -27,6 +27,7 @@ class Machine:
         self.child = None
         self.seen = 0
         self.may_complain = False       # its back-end is taken away on purpose
+        self.tolerated = "warning:"     # complaints that are none (a regular expression)
 
     def await_fact(self, name, timeout=TIME_LIMIT):
         """Waits until the guest, which goes on, has said a fact."""
@@ -76,7 +77,7 @@ class Machine:
     def _check_complaints(self):
         """QEMU goes on after most faults of a back-end, but it says them."""
         for line in [] if self.may_complain else self.child.err().splitlines():
-            if "warning:" not in line and line.startswith("qemu-system"):
+            if not re.search(self.tolerated, line) and line.startswith("qemu-system"):
                 self._die("the front-end complains of its device")
 
     def _die(self, why):
@@ -94,15 +95,15 @@ def script_words(script, params):
 class Qemu(Machine):
 
     def __init__(self, lab, script, devices, memory="256M", cpus=1, params=None,
-                 reboots=False, name="qemu"):
+                 reboots=False, name="qemu", slots="", boot=()):
         super().__init__(lab, name)
         self.qmp_path = lab.path(f"{name}.qmp")
         qemu = need("qemu-system-x86_64", QEMU_PACKAGE)
         kernel, initrd = guestfs.linux(lab.cache)
-        words = ["console=ttyS0", "quiet", "panic=-1", *script_words(script, params)]
+        words = ["console=ttyS0", "quiet", "panic=-1", *boot, *script_words(script, params)]
         # -vga: its hole splits low memory into two regions, as in most real guests.
         argv = [qemu, "-M", "q35,memory-backend=mem", "-accel", "tcg,thread=multi", "-cpu", "max",
-                "-smp", cpus, "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
+                "-smp", cpus, "-m", memory + slots, "-nodefaults", "-no-user-config", "-display", "none",
                 "-vga", "std", "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
                 "-object", f"memory-backend-memfd,id=mem,size={memory},share=on",
                 "-serial", f"file:{self.console}", *devices,
