@@ -15,6 +15,49 @@ extern "C" {
 
 struct vhk_host;
 
+/* ---- shared memory regions (virtio 1.3, 2.10) ---- */
+
+#define VHK_SHMEM_REGIONS 256u          /* ids 0 to 255 */
+
+/**
+ * struct vhk_shmem_ops - a device that has shared memory regions
+ * @size: sizeof(struct vhk_shmem_ops)
+ * @get_config: control, once, before attach: the length of each region, a multiple of the page; those that stay 0 do not exist
+ */
+struct vhk_shmem_ops {
+        size_t size;
+        int (*get_config)(void *dev, uint64_t ret_sizes[VHK_SHMEM_REGIONS]);
+};
+
+/**
+ * struct vhk_shmem_map - a piece of a descriptor that is shown in a shared memory region; set @size
+ * @id: the region
+ * @offset, @len: where in it
+ * @fd, @fd_offset: what is shown
+ * @writable: for the driver
+ *
+ * Offsets and length are multiples of the page.
+ */
+struct vhk_shmem_map {
+        size_t size;
+        uint8_t id;
+        int writable, fd;
+        uint64_t offset, len, fd_offset;
+};
+
+/* ---- objects that devices share (a dma-buf under a UUID) ---- */
+
+/**
+ * struct vhk_object_ops - a device that shares objects, or looks for those of others
+ * @size: sizeof(struct vhk_object_ops)
+ * @get: control; another device wants the object that was added as @uuid: a descriptor that becomes the library's. Negative errno:
+ *       there is none. May be NULL for a device that only looks for objects
+ */
+struct vhk_object_ops {
+        size_t size;
+        int (*get)(void *dev, const uint8_t uuid[16], int *ret_fd);
+};
+
 /** How many threads may call a device at the same time. */
 enum vhk_threads {
         VHK_THREADS_SINGLE,             /* control and all rings on one worker */
@@ -63,6 +106,10 @@ enum vhk_config_origin { VHK_CONFIG_DRIVER, VHK_CONFIG_MIGRATION };
  *              (now or later) and call nothing else. Undo queue_start in queue_stopped.
  * @queue_stopped: home; none is in flight, the ring and its memory go away
  * @reset: control; all rings have stopped: back to the state after attach (RESET_DEVICE, STATUS 0, front-end gone)
+ *
+ * Groups, NULL for a device that has none of it; a caller of before a group existed has a smaller @size:
+ * @shmem: shared memory regions. What was mapped in them is unmapped by the front-end at a reset
+ * @objects: shared objects. The front-end forgets them when it goes
  */
 struct vhk_device_ops {
         size_t size;
@@ -81,6 +128,8 @@ struct vhk_device_ops {
         void (*queue_stop)(void *dev, struct vhk_queue *q, enum vhk_stop how);
         void (*queue_stopped)(void *dev, struct vhk_queue *q);
         void (*reset)(void *dev);
+        const struct vhk_shmem_ops *shmem;
+        const struct vhk_object_ops *objects;
 };
 
 /**
@@ -90,6 +139,29 @@ struct vhk_device_ops {
  * new value when it reads).
  */
 int vhk_host_config_changed(struct vhk_host *h);
+
+/*
+ * What follows may be called on any thread and never blocks; sent by control, in the order of one thread's calls. @done is called once,
+ * on the control worker, if the call gave 0: with 0, or -EREMOTEIO (the front-end refused), -ETIMEDOUT (it says nothing), -EPIPE (it
+ * has gone), -ENOBUFS (it does not read), -EOPNOTSUPP. Without REPLY_ACK 0 says no more than that the request was sent. The call's own
+ * result: 0; -EOPNOTSUPP: no front-end is there that negotiated this; -EINVAL; -ENOMEM; -EMFILE.
+ */
+
+typedef void (*vhk_done_fn)(void *arg, int error);
+/** @fd: becomes the callee's; -1 with an error */
+typedef void (*vhk_fd_fn)(void *arg, int error, int fd);
+
+/** vhk_host_shmem_map() - show @m; the descriptor is duplicated. Another mapping in the way: refused. @done may be NULL */
+int vhk_host_shmem_map(struct vhk_host *h, const struct vhk_shmem_map *m, vhk_done_fn done, void *arg);
+/** vhk_host_shmem_unmap() - take away what one vhk_host_shmem_map() showed, exactly. @done may be NULL */
+int vhk_host_shmem_unmap(struct vhk_host *h, uint8_t id, uint64_t offset, uint64_t len, vhk_done_fn done, void *arg);
+
+/** vhk_host_object_add() - others may ask for @uuid from now on, see vhk_object_ops.get. Taken already: refused. @done may be NULL */
+int vhk_host_object_add(struct vhk_host *h, const uint8_t uuid[16], vhk_done_fn done, void *arg);
+/** vhk_host_object_remove() - nobody may any more; only of what this device added. @done may be NULL */
+int vhk_host_object_remove(struct vhk_host *h, const uint8_t uuid[16], vhk_done_fn done, void *arg);
+/** vhk_host_object_lookup() - the descriptor that some device added as @uuid; @done is required */
+int vhk_host_object_lookup(struct vhk_host *h, const uint8_t uuid[16], vhk_fd_fn done, void *arg);
 
 #ifdef __cplusplus
 }

@@ -28,6 +28,23 @@ enum vhk_frontend_event {
 typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e);
 
 /**
+ * struct vhk_frontend_shmem - who shows what the device maps into its shared memory regions; set @size
+ * @map: make [@m->offset, @m->offset + @m->len) of region @m->id show @m->fd (which stays the front-end's). 0, or a negative errno: the
+ *       device is refused. Bounds, alignment, overlap and the descriptor's size were checked; the device may still truncate
+ *       the file later (then an access is a SIGBUS)
+ * @unmap: undo one @map: the device asks for it, was reset, or has gone
+ *
+ * Called from inside of front-end calls, on their thread.
+ */
+struct vhk_frontend_shmem {
+        size_t size;
+        int (*map)(void *arg, const struct vhk_shmem_map *m);
+        void (*unmap)(void *arg, const struct vhk_shmem_map *m);
+        void *arg;
+};
+#define VHK_SHMEM_MAPPINGS 1024u        /* most mappings of a device at a time */
+
+/**
  * struct vhk_frontend_options - zero it, set @size
  * @has_fd, @fd: an inherited socket, listening or connected, instead of a path; becomes the front-end's
  * @mode: with a path: who calls whom
@@ -38,6 +55,7 @@ typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, con
  * @reconnect_ns: a back-end that went away is looked for again for so long, and everything is said anew: features, memory,
  *                rings, and which requests were in flight; 0: its end is the end. The memory that was lent and the descriptors of
  *                rings must stay until the front-end is closed. With an inherited connected descriptor it is of no use
+ * @shmem: shared memory regions are wanted; copied. NULL: they are not
  */
 struct vhk_frontend_options {
         size_t size;
@@ -53,6 +71,7 @@ struct vhk_frontend_options {
         vhk_log_fn trace;
         void *trace_arg;
         uint64_t reconnect_ns;
+        const struct vhk_frontend_shmem *shmem;
 };
 
 /**
@@ -77,6 +96,7 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_SUSPEND         (1u << 7)       /* suspend_queue */
 #define VHK_CAP_LOG             (1u << 8)       /* the dirty log of <vhostkit/migration.h> */
 #define VHK_CAP_POSTCOPY        (1u << 9)       /* postcopy, of <vhostkit/migration.h>; never together with VHK_CAP_MEM_SLOTS */
+#define VHK_CAP_SHMEM           (1u << 12)      /* get_shmem_config, and the device may map */
 #define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */
 
 /**
@@ -107,6 +127,8 @@ int vhk_frontend_set_config(struct vhk_frontend *f, uint32_t off, const void *bu
 int vhk_frontend_get_status(struct vhk_frontend *f, uint8_t *ret_status);
 int vhk_frontend_set_status(struct vhk_frontend *f, uint8_t status);
 int vhk_frontend_reset(struct vhk_frontend *f);
+/** vhk_frontend_get_shmem_config() - length of each shared memory region of the device, 0 for those that it has not. Their number */
+int vhk_frontend_get_shmem_config(struct vhk_frontend *f, uint64_t ret_sizes[VHK_SHMEM_REGIONS]);
 
 /** struct vhk_ring_base - where a ring stands; the wrap counters are for packed rings (fresh: 1) */
 struct vhk_ring_base {

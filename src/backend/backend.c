@@ -29,6 +29,9 @@
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
 
+/* A struct vhk_device_ops of the first version ends here. */
+#define OPS_WITHOUT_GROUPS (offsetof(struct vhk_device_ops, reset) + sizeof(((struct vhk_device_ops *)NULL)->reset))
+
 #define ALL_RING_BITS ((VHK_BIT(VHK_F_RING_LAST + 1) - 1) & ~(VHK_BIT(VHK_F_RING_FIRST) - 1))
 
 void vhk_backend_tell(struct vhk_backend *b, enum vhk_backend_event ev, const struct vhk_error *e) {
@@ -86,7 +89,8 @@ static void wait_for_next(struct vhk_backend *b) {
 static void on_end(struct vhk_post *p) {
         struct vhk_backend *b = vhk_container_of(p, struct vhk_backend, end_post);
 
-        if (vhk_load_acquire(&b->stop_post.queued) || vhk_load_acquire(&b->host.post.queued)) {
+        if (vhk_load_acquire(&b->stop_post.queued) || vhk_load_acquire(&b->host.post.queued) ||
+            vhk_load_acquire(&b->host.n_errands)) {
                 vhk_worker_post(b->o.control, &b->end_post);
                 return;
         }
@@ -197,10 +201,18 @@ VHK_API int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t 
 
 /* ---- the object ---- */
 
+static int check_groups(const struct vhk_device_ops *ops, struct vhk_error *ret_e) {
+        if (ops->shmem && (ops->shmem->size != sizeof(*ops->shmem) || !ops->shmem->get_config))
+                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared memory: size is not set, or get_config is missing");
+        if (ops->objects && ops->objects->size != sizeof(*ops->objects))
+                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared objects: size is not set");
+        return 0;
+}
+
 static int check_options(const struct vhk_backend_options *o, const struct vhk_device_ops *ops, struct vhk_error *ret_e) {
         uint16_t most = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;
 
-        if (o->size != sizeof(*o) || ops->size != sizeof(*ops))
+        if (o->size != sizeof(*o) || ops->size < OPS_WITHOUT_GROUPS || ops->size > sizeof(*ops))
                 return vhk_error_set(ret_e, -EINVAL, "backend.size", "the size member of the options or the device is not set, or of another version");
         if (!o->control || !ops->queue_run)
                 return vhk_error_set(ret_e, -EINVAL, "backend.options", "a control worker and the device's queue_run are required");
@@ -222,9 +234,15 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
         return 0;
 }
 
+/* What the device's groups are spoken with. */
+static uint64_t protocol_of_groups(const struct vhk_device_ops *ops) {
+        return (ops->shmem ? VHK_BIT(VHK_PF_SHMEM) | VHK_BIT(VHK_PF_BACKEND_SEND_FD) : 0) |
+               (ops->objects ? VHK_BIT(VHK_PF_SHARED_OBJECT) : 0);
+}
+
 void vhk_backend_set_offers(struct vhk_backend *b) {
         struct vhk_wire_state *w = &b->session.wire;
-        uint64_t protocol = DEFAULT_PROTOCOL | b->o.protocol_offer | (b->ops->config_len ? VHK_BIT(VHK_PF_CONFIG) : 0);
+        uint64_t protocol = DEFAULT_PROTOCOL | b->o.protocol_offer | protocol_of_groups(b->ops) | (b->ops->config_len ? VHK_BIT(VHK_PF_CONFIG) : 0);
 
         w->n_queues = b->n_queues;
         w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES | b->o.features_offer) & ~b->o.features_no_offer;
@@ -239,6 +257,8 @@ void vhk_backend_set_offers(struct vhk_backend *b) {
         w->protocol_offered = protocol & ~b->o.protocol_no_offer;
         if (!(w->protocol_offered & VHK_BIT(VHK_PF_INFLIGHT_SHMFD)))
                 w->protocol_offered &= ~INFLIGHT_PROTOCOL;
+        if (!(w->protocol_offered & VHK_BIT(VHK_PF_BACKEND_REQ)) || !(w->protocol_offered & VHK_BIT(VHK_PF_BACKEND_SEND_FD)))
+                w->protocol_offered &= ~VHK_BIT(VHK_PF_SHMEM);
         if (!(w->protocol_offered & VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT)))
                 w->protocol_offered &= ~VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN);
         if (w->protocol_offered & VHK_BIT(VHK_PF_LOG_SHMFD))
@@ -292,7 +312,8 @@ static int make(const struct vhk_backend_options *o, const struct vhk_device_ops
         b->o = *o;
         b->o.has_fd = false;            /* the descriptor is not ours before everything else is there */
         b->o.fd = -1;
-        b->ops = ops;
+        memcpy(&b->device_ops, ops, ops->size);
+        b->ops = &b->device_ops;
         b->dev = dev;
         b->log = (struct vhk_log){ o->log, o->log_arg };
         b->trace = (struct vhk_log){ o->trace, o->trace_arg };
@@ -363,7 +384,10 @@ VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options 
         k = make(o, ops, dev, &b);
         if (k < 0)
                 return vhk_error_set(ret_e, k, "backend.open", "cannot make a back-end: %s", strerror(-k));
-        if ((o->protocol_offer & VHK_BIT(VHK_PF_PAGEFAULT)) && b->fault_fd < 0)
+        k = check_groups(b->ops, ret_e);
+        if (k >= 0)
+                k = vhk_host_ask_shmem(b, ret_e);
+        if (k >= 0 && (o->protocol_offer & VHK_BIT(VHK_PF_PAGEFAULT)) && b->fault_fd < 0)
                 k = vhk_fault_open(&b->fault_fd, ret_e);        /* now, for it may take privileges */
         if (k >= 0)
                 k = open_endpoint(b, spec, o, ret_e);

@@ -14,6 +14,7 @@ void vhk_host_update(struct vhk_host *h) {
 
         /* relaxed: a hint for the return value; control looks again */
         vhk_store_relaxed(&h->available, h->b->channel.is_open && (h->b->session.wire.protocol & needs) == needs);
+        vhk_store_relaxed(&h->usable, h->b->channel.is_open ? h->b->session.wire.protocol : 0);
 }
 
 static void send_change(struct vhk_host *h);

@@ -89,6 +89,8 @@ struct vhk_host {
         bool waits_for_ack;             /* control; of a CONFIG_CHANGE_MSG */
         /* shared (atomic, relaxed: the post orders) */
         bool available, changed;
+        uint64_t usable;                /* protocol features, while there is a channel; 0 without one */
+        unsigned n_errands;             /* on their way to control */
         struct vhk_post post;
 };
 
@@ -102,8 +104,10 @@ enum vhk_backend_state {
 
 struct vhk_backend {
         struct vhk_backend_options o;
-        const struct vhk_device_ops *ops;
+        const struct vhk_device_ops *ops;       /* = &device_ops: groups that the caller does not know are NULL */
+        struct vhk_device_ops device_ops;
         void *dev;
+        uint64_t shmem_sizes[VHK_SHMEM_REGIONS];
         struct vhk_log log, trace;
         uint64_t limit_ns;
         unsigned n_queues;
@@ -267,3 +271,7 @@ void vhk_host_init(struct vhk_host *h, struct vhk_backend *b);
 int vhk_host_set_channel(struct vhk_host *h, int fd);           /* takes @fd */
 void vhk_host_close_channel(struct vhk_host *h);
 void vhk_host_update(struct vhk_host *h);                       /* after a negotiation */
+
+/* ---- host-requests.c ---- */
+
+int vhk_host_ask_shmem(struct vhk_backend *b, struct vhk_error *ret_e);        /* the device, before attach */

@@ -79,12 +79,37 @@ static int answer(struct vhk_vhost_user *u, const struct vhk_hdr *request, uint6
         return k < 0 ? lost(u, k, "an answer on its channel") : 0;
 }
 
-static void refused(struct vhk_vhost_user *u, const struct vhk_hdr *h, enum vhk_rule rule) {
-        const char *text = rule ? vhk_rule_text(rule) : "it was not negotiated";
+static void refused(struct vhk_vhost_user *u, const struct vhk_hdr *h, const struct vhk_error *e) {
+        vhk_log(&u->f.log, VHK_LOG_WARNING, "request %u of the back-end on %s is refused (%s): %s", h->request, u->name, e->rule, e->text);
+        vhk_log(&u->f.trace, VHK_LOG_DEBUG, "-- request %u of the back-end refused (%s): %s", h->request, e->rule, e->text);
+}
 
-        vhk_log(&u->f.log, VHK_LOG_WARNING, "request %u of the back-end on %s is refused: %s", h->request, u->name, text);
-        vhk_log(&u->f.trace, VHK_LOG_DEBUG, "-- request %u of the back-end refused (%s): %s", h->request,
-                rule ? vhk_rule_id(rule) : "frontend.refuses", text);
+static int on_CONFIG_CHANGE_MSG(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        u->f.config_changed = true;
+        return 0;
+}
+
+static int on_SHMEM_MAP(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return vhk_vu_shmem_map(u, &p->mmap, fds[0], ret_e);
+}
+
+static int on_SHMEM_UNMAP(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return vhk_vu_shmem_unmap(u, &p->mmap, ret_e);
+}
+
+/* Requests that are served, when they are in order: 0, or a negative errno with the reason. */
+static const struct {
+        uint32_t id;
+        int (*fn)(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e);
+} requests[] = {
+        { VHK_BE_CONFIG_CHANGE_MSG, on_CONFIG_CHANGE_MSG }, { VHK_BE_SHMEM_MAP, on_SHMEM_MAP }, { VHK_BE_SHMEM_UNMAP, on_SHMEM_UNMAP },
+};
+
+static int do_request(struct vhk_vhost_user *u, uint32_t id, const struct vhk_decoder *d, struct vhk_error *ret_e) {
+        for (size_t i = 0; i < VHK_N(requests); i++)
+                if (requests[i].id == id)
+                        return requests[i].fn(u, (const void *)d->payload, d->fds, ret_e);
+        return vhk_error_set(ret_e, -EOPNOTSUPP, "frontend.absent", "this front-end does not serve it");
 }
 
 static int handle(struct vhk_vhost_user *u) {
@@ -97,14 +122,13 @@ static int handle(struct vhk_vhost_user *u) {
         enum vhk_rule rule = vhk_wire_check(&u->state, VHK_FROM_BACKEND, &h, d->payload, n_fds, &row);
         if (rule != VHK_RULE_OK && vhk_rule_is_fatal(rule))
                 return vhk_frontend_end(&u->f, -EPROTO, vhk_rule_id(rule), "the back-end on %s broke the protocol on its channel: %s", u->name, vhk_rule_text(rule));
-        bool done = rule == VHK_RULE_OK && row->id == VHK_BE_CONFIG_CHANGE_MSG;
-        if (done)
-                u->f.config_changed = true;
-        else
-                refused(u, &h, rule);
+        struct vhk_error e = { .text = "" };
+        int k = rule == VHK_RULE_OK ? do_request(u, row->id, d, &e) : vhk_error_set(&e, -EPROTO, vhk_rule_id(rule), "%s", vhk_rule_text(rule));
+        if (k < 0)
+                refused(u, &h, &e);
         bool asks = row ? vhk_wire_answer(&u->state, row, &h) != VHK_ANSWER_NONE
                         : (h.flags & VHK_HDR_NEED_REPLY) && vhk_vu_has(u, VHK_PF_REPLY_ACK);
-        return asks ? answer(u, &h, done ? 0 : 1) : 0;
+        return asks ? answer(u, &h, k < 0) : 0;
 }
 
 int vhk_vu_serve(struct vhk_vhost_user *u) {

@@ -69,6 +69,8 @@ static int leave(struct vhk_frontend *f, int k) {
         if (f->again.reconnected && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_RECONNECTED, NULL);
         f->again.reconnected = false;
+        if (vhk_frontend_is_final(f))
+                f->ops->gone(f);
         if (vhk_frontend_is_final(f) && f->options.on_event)    /* once: enter() lets nobody in again */
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
         f->busy = false;
@@ -113,7 +115,9 @@ VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_option
         if (o && o->size < offsetof(struct vhk_frontend_options, trace_arg) + sizeof(own.trace_arg))
                 return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_options: size is not set");
         if (o)
-                memcpy(&own, o, sizeof(own));
+                memcpy(&own, o, VHK_MIN(o->size, sizeof(own)));
+        if (own.shmem && (own.shmem->size < sizeof(*own.shmem) || !own.shmem->map || !own.shmem->unmap))
+                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_shmem: size, map and unmap are not all set");
         if (!own.limit_ns)
                 own.limit_ns = 30000000000ull;
         if (!own.has_fd == !spec)
@@ -172,6 +176,10 @@ VHK_API int vhk_frontend_set_status(struct vhk_frontend *f, uint8_t status) {
 
 VHK_API int vhk_frontend_reset(struct vhk_frontend *f) {
         CALL(f, VHK_CAP_RESET, "device reset", f->ops->reset(f));
+}
+
+VHK_API int vhk_frontend_get_shmem_config(struct vhk_frontend *f, uint64_t ret_sizes[VHK_SHMEM_REGIONS]) {
+        CALL(f, VHK_CAP_SHMEM, "shared memory regions that were wanted", f->ops->get_shmem_config(f, ret_sizes));
 }
 
 VHK_API int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {

@@ -146,6 +146,7 @@ int vhk_vu_reconnect(struct vhk_frontend *f) {
 void vhk_vu_disconnect(struct vhk_frontend *f) {
         struct vhk_vhost_user *u = vu_of(f);
 
+        vhk_vu_gone(f);
         vhk_conn_done(&u->conn);
         vhk_conn_done(&u->channel);
         u->conn.fd = u->channel.fd = -1;

@@ -29,6 +29,7 @@ struct fake {
         struct vhk_wire_state state;
         uint64_t n_queues, slots, status, refusal;
         uint32_t config_len;
+        struct vhk_p_shmem_config shmem;
         enum mischief mischief;
         uint32_t at;                    /* the message it happens at */
         unsigned skip;                  /* so many times it does not yet */
@@ -143,6 +144,7 @@ static inline void fake_answer(struct fake *b, const struct vhk_hdr *h, union vh
                         r.config.data[i] = (uint8_t)(p->config.offset + i);
                 size = p->config.offset + p->config.len <= b->config_len ? h->size : 0;
                 break;
+        case VHK_FE_GET_SHMEM_CONFIG: r.shmem_config = b->shmem; size = sizeof(b->shmem); break;
         default:
                 r.u64.value = at && b->mischief == REFUSES ? b->refusal : 0;
         }

@@ -26,6 +26,8 @@
 /* Taken if we would look for another back-end: what makes it go on. */
 #define TAKEN_TO_RECONNECT                                                                                              \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
+/* Taken if the caller maps what the device shows. */
+#define TAKEN_FOR_SHMEM (VHK_BIT(VHK_PF_SHMEM) | VHK_BIT(VHK_PF_BACKEND_SEND_FD) | VHK_BIT(VHK_PF_BACKEND_REQ))
 /* Bits that are between front-end and back-end, or that need what this carrier lacks (an IOTLB). */
 #define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_ACCESS_PLATFORM))
 #define MAX_QUEUES 256u                 /* one byte in SET_VRING_KICK */
@@ -110,6 +112,8 @@ static int set_status(struct vhk_frontend *f, uint8_t status) {
                 vu_of(f)->status = status;
                 vu_of(f)->has_status = true;
         }
+        if (k == 0 && !status)
+                vhk_vu_shmem_forget(vu_of(f));
         return k < 0 ? k : vhk_vu_settle(vu_of(f));
 }
 
@@ -124,6 +128,8 @@ static int reset(struct vhk_frontend *f) {
                         u->started[i] = u->rings[i].wanted = false;
         if (k == 0)
                 vhk_close(&u->record_fd);       /* of a life that is over */
+        if (k == 0)
+                vhk_vu_shmem_forget(u);
         return k;
 }
 
@@ -289,12 +295,18 @@ static void free_all(struct vhk_vhost_user *u) {
         free(u);
 }
 
+/* What the back-end had here. May come twice. */
+void vhk_vu_gone(struct vhk_frontend *f) {
+        vhk_vu_shmem_forget(vu_of(f));
+}
+
 static void close_(struct vhk_frontend *f) {
         struct vhk_vhost_user *u = vu_of(f);
 
         for (unsigned i = 0; i < MAX_QUEUES && !f->end.code; i++)
                 if (u->started[i])
                         stop_queue(f, i, NULL);
+        vhk_vu_gone(f);
         free_all(u);
 }
 
@@ -306,7 +318,7 @@ static const struct vhk_frontend_ops ops = {
         .get_status = get_status, .set_status = set_status, .reset = reset,
         .start_queue = start_queue, .stop_queue = stop_queue, .enable_queue = enable_queue, .set_call_fd = set_call_fd,
         .get_fd = get_fd, .dispatch = dispatch, .close = close_, .suspend_queue = suspend_queue,
-        .reconnect = vhk_vu_reconnect, .disconnect = vhk_vu_disconnect, .set_alarm = vhk_vu_set_alarm,
+        .get_shmem_config = vhk_vu_get_shmem_config, .gone = vhk_vu_gone, .reconnect = vhk_vu_reconnect, .disconnect = vhk_vu_disconnect, .set_alarm = vhk_vu_set_alarm,
 };
 
 /* ---- opening ---- */
@@ -404,12 +416,14 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         if (k < 0)
                 return k;
         u->state.protocol_offered = offered;
-        uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0);
+        uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0) | (u->shmem.callbacks.size ? TAKEN_FOR_SHMEM : 0);
         uint64_t taken = offered & wanted & ~u->f.options.protocol_no_offer;
         if ((taken & TAKEN_TO_RECONNECT) != TAKEN_TO_RECONNECT)
                 taken &= ~TAKEN_TO_RECONNECT | VHK_BIT(VHK_PF_INFLIGHT_SHMFD);
         if (taken & VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS))        /* never both (VHOST_USER_POSTCOPY_ADVISE) */
                 taken &= ~VHK_BIT(VHK_PF_PAGEFAULT);
+        if ((taken & TAKEN_FOR_SHMEM) != TAKEN_FOR_SHMEM)
+                taken &= ~VHK_BIT(VHK_PF_SHMEM) & ~VHK_BIT(VHK_PF_BACKEND_SEND_FD);
         k = vhk_vu_call_u64(u, VHK_FE_SET_PROTOCOL_FEATURES, taken);
         if (k < 0)
                 return k;
@@ -439,7 +453,7 @@ static int ask_sizes(struct vhk_vhost_user *u) {
                         return k;
                 i->mem_slots = (uint32_t)VHK_MIN(n, (uint64_t)UINT32_MAX);
         }
-        return 0;
+        return vhk_vu_has(u, VHK_PF_SHMEM) ? vhk_vu_ask_shmem(u) : 0;
 }
 
 static uint32_t capabilities(const struct vhk_vhost_user *u) {
@@ -453,6 +467,7 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
                 { VHK_BIT(VHK_PF_LOG_SHMFD), VHK_CAP_LOG },
                 { VHK_BIT(VHK_PF_PAGEFAULT), VHK_CAP_POSTCOPY },
                 { TAKEN_TO_RECONNECT, VHK_CAP_SUSPEND },
+                { TAKEN_FOR_SHMEM, VHK_CAP_SHMEM },
         };
         uint32_t c = u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES) ? VHK_CAP_ENABLE : 0;
 
@@ -510,6 +525,8 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
                 .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
         u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
+        if (o->shmem)
+                u->shmem.callbacks = *o->shmem;
         u->spec = spec ? strdup(spec) : NULL;
         if (!spec || u->spec)
                 return u;

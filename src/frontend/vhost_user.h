@@ -13,6 +13,15 @@ struct vhk_lent {
         uint64_t theirs;                /* the back-end's address of it, under postcopy */
 };
 
+/* Shared memory regions and what is mapped in them (shmem.c). */
+struct vhk_vu_shmem {
+        struct vhk_frontend_shmem callbacks;    /* size 0: regions are not wanted */
+        uint32_t n_regions;
+        uint64_t sizes[VHK_SHMEM_REGIONS];
+        struct vhk_shmem_map mappings[VHK_SHMEM_MAPPINGS];      /* in no order; fd -1 */
+        unsigned n;
+};
+
 struct vhk_vhost_user {
         struct vhk_frontend f;
         char name[112];                 /* the endpoint, for stories */
@@ -39,6 +48,7 @@ struct vhk_vhost_user {
         } rings[256];
         struct vhk_lent *lent;          /* in order of gpa */
         unsigned n_lent;
+        struct vhk_vu_shmem shmem;
 };
 
 static inline bool vhk_vu_has(const struct vhk_vhost_user *u, unsigned protocol_bit) {
@@ -76,6 +86,8 @@ int vhk_vu_find_endpoint(struct vhk_vhost_user *u, const char *spec, bool again,
 int vhk_vu_attach(struct vhk_vhost_user *u, int fd);            /* takes @fd; the handshake as well */
 int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr, bool enable);
 
+void vhk_vu_gone(struct vhk_frontend *f);
+
 /* ---- reconnect.c ---- */
 
 /* Before ring @i starts: its requests in flight will be recorded, where that was negotiated. */
@@ -96,6 +108,16 @@ int vhk_vu_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *
 int vhk_vu_postcopy_end(struct vhk_frontend *f);
 /* SET_MEM_TABLE, and its acknowledgement under postcopy; *p has the back-end's addresses then. */
 int vhk_vu_send_table(struct vhk_vhost_user *u, struct vhk_p_mem_regions *p, const int *fds);
+
+/* ---- shmem.c ---- */
+
+int vhk_vu_ask_shmem(struct vhk_vhost_user *u);         /* part of the handshake */
+int vhk_vu_get_shmem_config(struct vhk_frontend *f, uint64_t *ret_sizes);
+/* The back-end's requests: 0, or a negative errno with the reason. */
+int vhk_vu_shmem_map(struct vhk_vhost_user *u, const struct vhk_p_mmap *p, int fd, struct vhk_error *ret_e);
+int vhk_vu_shmem_unmap(struct vhk_vhost_user *u, const struct vhk_p_mmap *p, struct vhk_error *ret_e);
+/* Unmaps everything. */
+void vhk_vu_shmem_forget(struct vhk_vhost_user *u);
 
 /* ---- table.c ---- */
 
