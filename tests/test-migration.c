@@ -38,7 +38,25 @@ static void device_run(void *arg, struct vhk_queue *q) {
         vhk_queue_flush(q);
 }
 
+/* 400,000 bytes of state: more than a pipe holds. */
+static uint8_t state[400000];
+
+static int save_state(void *arg, void **ret_data, size_t *ret_n) {
+        *ret_data = malloc(sizeof(state));
+        memcpy(*ret_data, state, sizeof(state));
+        *ret_n = sizeof(state);
+        return 0;
+}
+
+static int load_state(void *arg, const void *data, size_t n) {
+        if (n != sizeof(state))
+                return -EINVAL;
+        memcpy(state, data, n);
+        return 0;
+}
+
 static const struct vhk_device_ops ops = {
+        .save_state = save_state, .load_state = load_state,
         .size = sizeof(ops), .virtio_id = 4, .n_queues = 1, .queue_size_max = 64, .threads = VHK_THREADS_PER_QUEUE, .queue_run = device_run,
 };
 
@@ -273,5 +291,32 @@ TEST(postcopy) {
         close(faults.fd);
         request(number, 99, (char *)data + 40 * 3 * PAGE, 8);   /* over: a hole is a hole */
         CHECK_EQ(*((uint8_t *)data + 40 * 3 * PAGE + 8), 0);
+        close_all();
+}
+
+/* ---- device state ---- */
+
+TEST(device_state) {
+        static uint8_t other[sizeof(state) + 1];
+        void *data;
+        size_t n;
+
+        open_all(0);
+        CHECK(capabilities() & VHK_CAP_STATE);
+        for (unsigned i = 0; i < sizeof(state); i++)
+                state[i] = (uint8_t)(i * 7 + i / 251);
+        CHECK_OK(vhk_frontend_save_state(f, sizeof(state), &data, &n));
+        CHECK_EQ(n, sizeof(state));
+        CHECK(!memcmp(data, state, n));
+        CHECK_EQ(vhk_frontend_save_state(f, sizeof(state) - 1, &data, &n), -EFBIG);
+        memset(other, 5, sizeof(other));
+        CHECK_EQ(vhk_frontend_load_state(f, other, sizeof(other)), -EREMOTEIO);
+        CHECK_EQ(vhk_frontend_load_state(f, other, 0), -EREMOTEIO);
+        CHECK(!memcmp(data, state, n));         /* nothing was taken over */
+        CHECK_OK(vhk_frontend_load_state(f, other, sizeof(state)));
+        CHECK(!memcmp(other, state, sizeof(state)));
+        CHECK_OK(vhk_frontend_load_state(f, data, n));
+        CHECK(!memcmp(data, state, n));
+        free(data);
         close_all();
 }

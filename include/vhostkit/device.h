@@ -105,6 +105,10 @@ enum vhk_config_origin { VHK_CONFIG_DRIVER, VHK_CONFIG_MIGRATION };
  * @queue_stop: home; pop gives nothing more; the ring has stopped when no request is in flight: complete them all
  *              (now or later) and call nothing else. Undo queue_start in queue_stopped.
  * @queue_stopped: home; none is in flight, the ring and its memory go away
+ * @save_state: control; all rings have stopped: what a device of the same kind needs to go on elsewhere, beside features,
+ *              configuration, rings and memory: *@ret_data is malloc(3)ed and becomes the library's, at most VHK_STATE_MAX bytes.
+ *              0 or a negative errno. Once it is there, device state can be moved (vhost-user, "Migrating back-end state")
+ * @load_state: control; all rings have stopped: the other's @n bytes, checked before anything is taken over; both or none
  * @reset: control; all rings have stopped: back to the state after attach (RESET_DEVICE, STATUS 0, front-end gone)
  *
  * Groups, NULL for a device that has none of it; a caller of before a group existed has a smaller @size:
@@ -128,9 +132,14 @@ struct vhk_device_ops {
         void (*queue_stop)(void *dev, struct vhk_queue *q, enum vhk_stop how);
         void (*queue_stopped)(void *dev, struct vhk_queue *q);
         void (*reset)(void *dev);
+        int (*save_state)(void *dev, void **ret_data, size_t *ret_n);
+        int (*load_state)(void *dev, const void *data, size_t n);
         const struct vhk_shmem_ops *shmem;
         const struct vhk_object_ops *objects;
 };
+
+/** Most bytes of device state. */
+#define VHK_STATE_MAX (16u << 20)
 
 /**
  * vhk_host_config_changed() - the configuration space changed: tell the driver

@@ -96,6 +96,7 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_SUSPEND         (1u << 7)       /* suspend_queue */
 #define VHK_CAP_LOG             (1u << 8)       /* the dirty log of <vhostkit/migration.h> */
 #define VHK_CAP_POSTCOPY        (1u << 9)       /* postcopy, of <vhostkit/migration.h>; never together with VHK_CAP_MEM_SLOTS */
+#define VHK_CAP_STATE           (1u << 10)      /* device state, of <vhostkit/migration.h> */
 #define VHK_CAP_SHMEM           (1u << 12)      /* get_shmem_config, and the device may map */
 #define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */
 

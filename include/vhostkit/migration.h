@@ -54,6 +54,17 @@ int vhk_frontend_postcopy_listen(struct vhk_frontend *f);
 int vhk_frontend_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address);
 int vhk_frontend_postcopy_end(struct vhk_frontend *f);
 
+/**
+ * vhk_frontend_save_state() - what the device keeps beside features, configuration, rings and memory; all rings are stopped
+ * @max: most bytes that are taken
+ *
+ * Needs VHK_CAP_STATE. Return: 0 with *ret_data, to be given to free(3); -EREMOTEIO the back-end failed; -EFBIG more than @max;
+ * -ETIMEDOUT.
+ */
+int vhk_frontend_save_state(struct vhk_frontend *f, size_t max, void **ret_data, size_t *ret_n);
+/** vhk_frontend_load_state() - the same bytes for another back-end, before its rings are started; -EREMOTEIO: it does not take them */
+int vhk_frontend_load_state(struct vhk_frontend *f, const void *data, size_t n);
+
 #ifdef __cplusplus
 }
 #endif

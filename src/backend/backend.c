@@ -242,7 +242,8 @@ static uint64_t protocol_of_groups(const struct vhk_device_ops *ops) {
 
 void vhk_backend_set_offers(struct vhk_backend *b) {
         struct vhk_wire_state *w = &b->session.wire;
-        uint64_t protocol = DEFAULT_PROTOCOL | b->o.protocol_offer | protocol_of_groups(b->ops) | (b->ops->config_len ? VHK_BIT(VHK_PF_CONFIG) : 0);
+        uint64_t protocol = DEFAULT_PROTOCOL | b->o.protocol_offer | protocol_of_groups(b->ops) | (b->ops->config_len ? VHK_BIT(VHK_PF_CONFIG) : 0) |
+                            (b->ops->save_state && b->ops->load_state ? VHK_BIT(VHK_PF_DEVICE_STATE) : 0);
 
         w->n_queues = b->n_queues;
         w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES | b->o.features_offer) & ~b->o.features_no_offer;

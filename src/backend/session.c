@@ -74,6 +74,7 @@ static void close_connection(struct vhk_backend *b) {
         vhk_conn_done(&b->conn);
         vhk_host_close_channel(&b->host);
         vhk_postcopy_end(b);
+        vhk_state_abort(b);
 }
 
 static void forget_session(struct vhk_backend *b) {
@@ -296,6 +297,7 @@ int vhk_session_begin(struct vhk_backend *b, int fd) {
                 return k;
         }
         vhk_backend_set_offers(b);
+        vhk_state_abort(b);             /* of the front-end before, if any */
         b->state = VHK_BACKEND_SERVING;
         return 0;
 }

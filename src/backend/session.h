@@ -94,6 +94,16 @@ struct vhk_host {
         struct vhk_post post;
 };
 
+/* Device state on its way; all zeroes: none. */
+struct vhk_state_transfer {
+        bool open, loads;
+        int fd;                         /* while open */
+        int result;                     /* of the last one: 0, 1 (none yet), negative errno */
+        struct vhk_watch *watch;
+        uint8_t *data;
+        size_t n, at;                   /* bytes in data; LOAD: room, and bytes read */
+};
+
 enum vhk_backend_state {
         VHK_BACKEND_WAITING,            /* for a front-end */
         VHK_BACKEND_SERVING,
@@ -130,6 +140,7 @@ struct vhk_backend {
         struct vhk_vring *rings;
         struct vhk_host host;
         int fault_fd;                   /* for a postcopy that may come; -1 */
+        struct vhk_state_transfer state_transfer;
         struct vhk_channel channel;
         struct vhk_timer *iotlb_timer;  /* of the misses; made with the first one */
         struct vhk_post end_post;
@@ -238,6 +249,10 @@ int vhk_memory_change(struct vhk_backend *b, struct vhk_call *c, struct vhk_memm
 
 bool vhk_postcopy_is_ready(struct vhk_backend *b);
 void vhk_postcopy_end(struct vhk_backend *b);           /* whoever waits for a page goes on */
+
+/* ---- handlers-state.c ---- */
+
+void vhk_state_abort(struct vhk_backend *b);            /* a transfer that goes on will not be finished */
 
 /* ---- handlers-log.c ---- */
 

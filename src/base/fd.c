@@ -73,15 +73,20 @@ int vhk_notify_fd(int fd) {
         }
 }
 
-static int notify_pipe(int fd) {
+ssize_t vhk_write_fd(int fd, const void *buf, size_t n) {
         sigset_t sigpipe, pending, old;
+        ssize_t k;
 
         sigemptyset(&sigpipe);
         sigaddset(&sigpipe, SIGPIPE);
         sigpending(&pending);
         bool was_pending = sigismember(&pending, SIGPIPE) == 1;
         pthread_sigmask(SIG_BLOCK, &sigpipe, &old);
-        int k = vhk_notify_fd(fd);
+        do
+                k = write(fd, buf, n);
+        while (k < 0 && errno == EINTR);
+        if (k < 0)
+                k = vhk_errno();
         if (k == -EPIPE && !was_pending)
                 while (sigtimedwait(&sigpipe, NULL, &(struct timespec){ 0 }) < 0 && errno == EINTR)
                         ;
@@ -92,7 +97,10 @@ static int notify_pipe(int fd) {
 int vhk_fdref_notify(struct vhk_fdref *r) {
         if (!r)
                 return 0;
-        return r->is_pipe ? notify_pipe(r->fd) : vhk_notify_fd(r->fd);
+        if (!r->is_pipe)
+                return vhk_notify_fd(r->fd);
+        ssize_t k = vhk_write_fd(r->fd, &(uint64_t){ 1 }, sizeof(uint64_t));
+        return k < 0 && k != -EAGAIN ? (int)k : 0;
 }
 
 int vhk_drain_fd(int fd) {

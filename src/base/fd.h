@@ -21,6 +21,9 @@ int vhk_notify_fd(int fd);
  * has gone is -EPIPE, never a SIGPIPE. */
 int vhk_fdref_notify(struct vhk_fdref *r);
 
+/* write(2), again after a signal; a pipe or socket whose reader has gone is -EPIPE, never a SIGPIPE. */
+ssize_t vhk_write_fd(int fd, const void *buf, size_t n);
+
 /* Empties a notification descriptor: 1 if something was there, 0 if not, negative errno. Never blocks. */
 int vhk_drain_fd(int fd);
 

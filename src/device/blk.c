@@ -262,6 +262,49 @@ static void blk_reset(void *dev) {
         vhk_store_relaxed(&d->writeback, 1u);
 }
 
+/* ---- migration: little is ours alone, for the disk is shared and the configuration is not sent ---- */
+
+struct blk_state {
+        char magic[8];
+        vhk_le32 version, block_size;
+        vhk_le64 capacity;
+        uint8_t writeback, unused[7];
+};
+static_assert(sizeof(struct blk_state) == 32, "the saved state of a disk");
+
+static struct blk_state blk_state_of(const struct vhk_blkdev *d) {
+        return (struct blk_state){
+                .magic = "vhk-blk", .version = vhk_le32_of(1), .block_size = vhk_le32_of(d->block_size),
+                .capacity = vhk_le64_of(vhk_load_relaxed(&d->capacity)), .writeback = (uint8_t)vhk_load_relaxed(&d->writeback),
+        };
+}
+
+static int blk_save_state(void *dev, void **ret_data, size_t *ret_n) {
+        struct blk_state *s = malloc(sizeof(*s));
+
+        if (!s)
+                return -ENOMEM;
+        *s = blk_state_of(dev);
+        *ret_data = s;
+        *ret_n = sizeof(*s);
+        return 0;
+}
+
+/* Of a disk of the same size, or it would be another. */
+static int blk_load_state(void *dev, const void *data, size_t n) {
+        struct vhk_blkdev *d = dev;
+        struct blk_state s, own = blk_state_of(d);
+
+        if (n != sizeof(s))
+                return -EINVAL;
+        memcpy(&s, data, n);
+        own.writeback = s.writeback;
+        if (s.writeback > 1 || memcmp(&s, &own, sizeof(s)))
+                return -EINVAL;
+        vhk_store_relaxed(&d->writeback, s.writeback);
+        return 0;
+}
+
 /* ---- the rings: on their homes ---- */
 
 static void blk_queue_free(struct blk_queue *bq) {
@@ -360,6 +403,7 @@ VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops
                 .queue_stop = blk_queue_stop,
                 .queue_stopped = blk_queue_stopped,
                 .reset = blk_reset,
+                .save_state = blk_save_state, .load_state = blk_load_state,
         };
         return 0;
 }

@@ -414,6 +414,33 @@ TEST(resize) {
         stop(&null);
 }
 
+/* Device state moves to a disk of the same shape, and to no other. */
+TEST(state_moves) {
+        struct machine m = { .fd = -1 }, other = { .fd = -1 };
+        uint8_t *data, bad[64];
+        size_t n;
+
+        start(&m, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_NULL, .capacity = DISK }, WCE | FLUSH);
+        start(&other, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_NULL, .capacity = DISK }, WCE | FLUSH);
+        CHECK_OK(m.ops.set_config(m.d, 32, &(uint8_t){ 0 }, 1, VHK_CONFIG_DRIVER));
+        CHECK_OK(m.ops.save_state(m.d, (void **)&data, &n));
+        CHECK(n && n < sizeof(bad));
+        for (size_t i = 0; i < 8 * n; i++) {                    /* every bit counts, but that of the cache */
+                memcpy(bad, data, n);
+                bad[i / 8] ^= (uint8_t)(1u << i % 8);
+                int k = other.ops.load_state(other.d, bad, n);
+                CHECK(k == -EINVAL || (k == 0 && other.d->writeback == 1));
+        }
+        CHECK_EQ(other.ops.load_state(other.d, data, n - 1), -EINVAL);
+        CHECK_EQ(other.ops.load_state(other.d, data, 0), -EINVAL);
+        CHECK_EQ(other.d->writeback, 1);
+        CHECK_OK(other.ops.load_state(other.d, data, n));
+        CHECK_EQ(other.d->writeback, 0);
+        free(data);
+        stop(&m);
+        stop(&other);
+}
+
 /* ---- what cannot be served ---- */
 
 TEST(open_refuses) {

@@ -234,6 +234,14 @@ VHK_API int vhk_frontend_postcopy_end(struct vhk_frontend *f) {
         CALL(f, VHK_CAP_POSTCOPY, "postcopy", f->ops->postcopy_end(f));
 }
 
+VHK_API int vhk_frontend_save_state(struct vhk_frontend *f, size_t max, void **ret_data, size_t *ret_n) {
+        CALL(f, VHK_CAP_STATE, "device state to move", f->ops->save_state(f, max, ret_data, ret_n));
+}
+
+VHK_API int vhk_frontend_load_state(struct vhk_frontend *f, const void *data, size_t n) {
+        CALL(f, VHK_CAP_STATE, "device state to move", f->ops->load_state(f, data, n));
+}
+
 VHK_API int vhk_frontend_get_fd(struct vhk_frontend *f) {
         return f->ops->get_fd(f);
 }

@@ -33,6 +33,8 @@ struct vhk_frontend_ops {
         int (*postcopy_listen)(struct vhk_frontend *f);
         int (*postcopy_get_address)(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address);
         int (*postcopy_end)(struct vhk_frontend *f);
+        int (*save_state)(struct vhk_frontend *f, size_t max, void **ret_data, size_t *ret_n);
+        int (*load_state)(struct vhk_frontend *f, const void *data, size_t n);
         int (*log_data)(struct vhk_frontend *f, int on);
         int (*log_queue)(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
         int (*get_shmem_config)(struct vhk_frontend *f, uint64_t *ret_sizes);

@@ -2,10 +2,15 @@
 /*
  * A migration's calls over vhost-user: the dirty log (SET_LOG_BASE, SET_LOG_FD, LOG_ALL among the features, the LOG flag
  * beside a ring's addresses), and postcopy, under which the memory table goes the long way: the back-end answers with its
- * own addresses and touches nothing before our acknowledgement. One thread. Source: vhost-user, "Migration".
+ * own addresses and touches nothing before our acknowledgement; and device state, which goes through a pipe of ours, or the
+ * descriptor that the back-end offers instead. One thread. Source: vhost-user, "Migration".
  */
+#include <fcntl.h>
+#include <poll.h>
+#include <time.h>
 #include <vhostkit/migration.h>
 
+#include "base/fd.h"
 #include "frontend/vhost_user.h"
 
 static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
@@ -109,4 +114,142 @@ int vhk_vu_send_table(struct vhk_vhost_user *u, struct vhk_p_mem_regions *p, con
         k = vhk_vu_call(u, &ack, NULL, NULL);
         u->state.phase = VHK_PHASE_POSTCOPY;
         return k;
+}
+
+/* ---- device state ---- */
+
+#define CHUNK 65536u
+
+static uint64_t now_ns(void) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Our end of the way that the state takes, non-blocking. */
+static int open_way(struct vhk_vhost_user *u, enum vhk_state_direction direction, int *ret_fd) {
+        struct vhk_p_device_state p = { .direction = direction };
+        union vhk_p_any reply;
+        int pair[2];
+
+        if (pipe2(pair, O_CLOEXEC) < 0)
+                return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.state", "no pipe for device state: %s", strerror(errno));
+        VHK_AUTOCLOSE int theirs = pair[direction == VHK_STATE_SAVE], ours = pair[direction == VHK_STATE_LOAD], offered = -1;
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_DEVICE_STATE_FD, .payload = &p, .size = sizeof(p), .fds = &theirs, .n_fds = 1,
+                            .ret_fd = &offered }, &reply, NULL);
+        if (k < 0)
+                return k;
+        if (reply.u64.value & 0xff)
+                return vhk_frontend_fail(&u->f, -EREMOTEIO, "frontend.refused", "the back-end on %s does not move its device state (its answer: %llu)", u->name,
+                                         (unsigned long long)reply.u64.value);
+        if (offered >= 0) {
+                vhk_close(&ours);
+                ours = VHK_STEAL_FD(offered);
+        }
+        k = vhk_fd_set_nonblock(ours, true);
+        if (k >= 0)
+                *ret_fd = VHK_STEAL_FD(ours);
+        return k < 0 ? k : 0;
+}
+
+static int wait_for_way(struct vhk_vhost_user *u, int fd, short events, uint64_t deadline) {
+        struct pollfd p[2] = { { .fd = fd, .events = events }, { .fd = u->channel.fd, .events = POLLIN } };
+        uint64_t now = now_ns();
+
+        if (now >= deadline)
+                return vhk_frontend_fail(&u->f, -ETIMEDOUT, "frontend.time-limit", "device state of the back-end on %s did not come through in time", u->name);
+        poll(p, 2, (int)VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)1000));
+        return vhk_vu_serve(u);
+}
+
+/* Reads into @in, or writes from @out: bytes moved, 0 at the end, -EAGAIN not now. */
+static ssize_t move_some(int fd, void *in, const void *out, size_t n) {
+        ssize_t k = in ? read(fd, in, n) : vhk_write_fd(fd, out, n);
+
+        return k < 0 && in ? (errno == EINTR ? -EAGAIN : vhk_errno()) : k;
+}
+
+static int check_state(struct vhk_vhost_user *u) {
+        uint64_t value;
+
+        int k = vhk_vu_get_u64(u, VHK_FE_CHECK_DEVICE_STATE, &value);
+        if (k == 0 && value)
+                k = vhk_frontend_fail(&u->f, -EREMOTEIO, "frontend.refused", "the back-end on %s failed to move its device state", u->name);
+        return k;
+}
+
+static uint64_t deadline_of(const struct vhk_vhost_user *u) {
+        uint64_t deadline;
+
+        return vhk_add_overflows(now_ns(), u->f.options.limit_ns, &deadline) ? UINT64_MAX : deadline;
+}
+
+/* Reads to the end, in memory that grows. */
+static int read_all(struct vhk_vhost_user *u, int fd, size_t max, uint8_t **data, size_t *ret_n) {
+        uint64_t deadline = deadline_of(u);
+        size_t room = 0, n = 0;
+
+        for (;;) {
+                if (n == room) {
+                        uint8_t *p = realloc(*data, room += VHK_MAX(room, (size_t)CHUNK));
+                        if (!p)
+                                return -ENOMEM;
+                        *data = p;
+                }
+                ssize_t k = move_some(fd, *data + n, NULL, room - n);
+                if (k == 0)
+                        break;
+                if (k > 0 && (n += (size_t)k) > max)
+                        return vhk_frontend_fail(&u->f, -EFBIG, "frontend.state", "device state of more than %zu bytes", max);
+                if (k < 0 && k != -EAGAIN)
+                        return vhk_frontend_fail(&u->f, (int)k, "frontend.state", "device state cannot be read: %s", strerror((int)-k));
+                if (k < 0 && (k = wait_for_way(u, fd, POLLIN, deadline)) < 0)
+                        return (int)k;
+        }
+        *ret_n = n;
+        return 0;
+}
+
+int vhk_vu_save_state(struct vhk_frontend *f, size_t max, void **ret_data, size_t *ret_n) {
+        struct vhk_vhost_user *u = vu_of(f);
+        VHK_AUTOFREE uint8_t *data = NULL;
+        VHK_AUTOCLOSE int fd = -1;
+        size_t n = 0;
+
+        int k = open_way(u, VHK_STATE_SAVE, &fd);
+        if (k == 0)
+                k = read_all(u, fd, max, &data, &n);
+        if (k < 0)
+                return k;
+        vhk_close(&fd);
+        k = check_state(u);
+        if (k < 0)
+                return k;
+        *ret_data = VHK_STEAL(data);
+        *ret_n = n;
+        return 0;
+}
+
+int vhk_vu_load_state(struct vhk_frontend *f, const void *data, size_t n) {
+        struct vhk_vhost_user *u = vu_of(f);
+        VHK_AUTOCLOSE int fd = -1;
+        uint64_t deadline = deadline_of(u);
+        size_t at = 0;
+
+        int k = open_way(u, VHK_STATE_LOAD, &fd);
+        if (k < 0)
+                return k;
+        while (at < n) {
+                ssize_t w = move_some(fd, NULL, (const uint8_t *)data + at, n - at);
+                if (w == -EPIPE)                /* it has read enough: what it thinks of it comes below */
+                        break;
+                if (w < 0 && w != -EAGAIN)
+                        return vhk_frontend_fail(f, (int)w, "frontend.state", "device state cannot be written: %s", strerror((int)-w));
+                if (w < 0 && (k = wait_for_way(u, fd, POLLOUT, deadline)) < 0)
+                        return k;
+                at += w > 0 ? (size_t)w : 0;
+        }
+        vhk_close(&fd);
+        return check_state(u);
 }

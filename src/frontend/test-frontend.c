@@ -88,7 +88,7 @@ TEST(in_band_notifications_and_xen_are_never_taken) {
         init();
         fake.state.protocol_offered = ~0ull;
         enter();
-        CHECK_EQ(info().carrier_acked, FAKE_PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD));
+        CHECK_EQ(info().carrier_acked, FAKE_PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_DEVICE_STATE));
         leave();
 }
 

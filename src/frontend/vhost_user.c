@@ -22,7 +22,7 @@
 #define TAKEN                                                                                                           \
         (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_CONFIG) |       \
          VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS) |       \
-         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_PAGEFAULT))
+         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_PAGEFAULT) | VHK_BIT(VHK_PF_DEVICE_STATE))
 /* Taken if we would look for another back-end: what makes it go on. */
 #define TAKEN_TO_RECONNECT                                                                                              \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
@@ -314,6 +314,7 @@ static const struct vhk_frontend_ops ops = {
         .set_log = vhk_vu_set_log, .set_log_fd = vhk_vu_set_log_fd, .log_data = vhk_vu_log_data, .log_queue = vhk_vu_log_queue,
         .postcopy_advise = vhk_vu_postcopy_advise, .postcopy_listen = vhk_vu_postcopy_listen,
         .postcopy_get_address = vhk_vu_postcopy_get_address, .postcopy_end = vhk_vu_postcopy_end,
+        .save_state = vhk_vu_save_state, .load_state = vhk_vu_load_state,
         .set_features = set_features, .set_memory = vhk_vu_set_memory, .get_config = get_config, .set_config = set_config,
         .get_status = get_status, .set_status = set_status, .reset = reset,
         .start_queue = start_queue, .stop_queue = stop_queue, .enable_queue = enable_queue, .set_call_fd = set_call_fd,
@@ -466,6 +467,7 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
                 { VHK_BIT(VHK_PF_REPLY_ACK), VHK_CAP_ACK },
                 { VHK_BIT(VHK_PF_LOG_SHMFD), VHK_CAP_LOG },
                 { VHK_BIT(VHK_PF_PAGEFAULT), VHK_CAP_POSTCOPY },
+                { VHK_BIT(VHK_PF_DEVICE_STATE), VHK_CAP_STATE },
                 { TAKEN_TO_RECONNECT, VHK_CAP_SUSPEND },
                 { TAKEN_FOR_SHMEM, VHK_CAP_SHMEM },
         };

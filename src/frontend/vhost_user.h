@@ -106,6 +106,8 @@ int vhk_vu_postcopy_advise(struct vhk_frontend *f, int *ret_fd);
 int vhk_vu_postcopy_listen(struct vhk_frontend *f);
 int vhk_vu_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *ret_address);
 int vhk_vu_postcopy_end(struct vhk_frontend *f);
+int vhk_vu_save_state(struct vhk_frontend *f, size_t max, void **ret_data, size_t *ret_n);
+int vhk_vu_load_state(struct vhk_frontend *f, const void *data, size_t n);
 /* SET_MEM_TABLE, and its acknowledgement under postcopy; *p has the back-end's addresses then. */
 int vhk_vu_send_table(struct vhk_vhost_user *u, struct vhk_p_mem_regions *p, const int *fds);
 
