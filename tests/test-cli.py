@@ -229,6 +229,16 @@ class Answers(Case):
                   'direct', 'engine=', 'size=', 'poll-us=', 'threads=', 'print-capabilities', 'help', 'version'):
             self.assertIn('--' + o, r.stdout)
 
+    def test_offers(self):
+        for option, said in (('--offer=INBAND', 'no protocol feature "INBAND" (nearest: INBAND_NOTIFICATIONS)'),
+                             ('--no-offer=MQ,RELPY_ACK', 'no protocol feature "RELPY_ACK" (nearest: REPLY_ACK)'),
+                             ('--offer=,', 'no protocol feature ""'),
+                             ('--offer=XEN_MMAP', 'protocol features 0x20000 are not implemented')):
+            r = run('-s', self.path('s'), '-b', self.disk, option)
+            self.assertEqual((r.returncode, r.stdout), (1, ''))
+            self.assertIn(said, r.stderr)
+            self.assertEqual(r.stderr.count('\n'), 1)
+
     def test_version(self):
         r = run('--version')
         self.assertEqual(r.returncode, 0)
@@ -537,6 +547,19 @@ class Serving(Case):
         self.assertIn('GET_FEATURES', err)
         self.assertEqual(self.logged(), '')
         self.assertEqual(self.logged(VHK_TRACE='0'), '')
+
+    def test_offered(self):
+        def offered(*options):
+            c, path = self.serve('-b', self.disk, *options)
+            f = FrontEnd(self.connect(path, c))
+            bits, = struct.unpack('<Q', f.ask(15))
+            f.close()
+            c.terminate()
+            self.ends(c)
+            return bits
+        default = offered()
+        self.assertEqual(default & (1 << 14), 0)
+        self.assertEqual(offered('--offer=INBAND_NOTIFICATIONS', '--no-offer=STATUS,MQ'), default & ~(1 << 16 | 1) | 1 << 14)
 
     def test_trace(self):
         """Both directions, descriptors, results and refusals with their rule."""

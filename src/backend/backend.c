@@ -26,6 +26,11 @@
          VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
 #define INFLIGHT_PROTOCOL                                                                                               \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
+/* All that can be offered; besides the above only when asked for. */
+#define IMPLEMENTED_PROTOCOL                                                                                            \
+        (DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT) |                    \
+         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS))
+#define INBAND_NEEDS (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
 
@@ -228,9 +233,9 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
         if (o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.features", "features 0x%llx are not implemented",
                                      (unsigned long long)(o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM)));
-        if (o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT)))
-                return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.protocol", "protocol features 0x%llx are not implemented",
-                                     (unsigned long long)(o->protocol_offer & ~(DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT))));
+        uint64_t unknown = o->protocol_offer & ~IMPLEMENTED_PROTOCOL;
+        if (unknown)
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.protocol", "protocol features 0x%llx are not implemented", (unsigned long long)unknown);
         return 0;
 }
 
@@ -262,6 +267,8 @@ void vhk_backend_set_offers(struct vhk_backend *b) {
                 w->protocol_offered &= ~VHK_BIT(VHK_PF_SHMEM);
         if (!(w->protocol_offered & VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT)))
                 w->protocol_offered &= ~VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN);
+        if ((w->protocol_offered & INBAND_NEEDS) != INBAND_NEEDS)
+                w->protocol_offered &= ~VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
         if (w->protocol_offered & VHK_BIT(VHK_PF_LOG_SHMFD))
                 w->features_offered |= VHK_BIT(VHK_F_LOG_ALL) & ~b->o.features_no_offer;
 }
@@ -302,6 +309,7 @@ static struct vhk_backend *backend_free(struct vhk_backend *b) {
         for (unsigned i = 0; b->rings && i < b->n_queues; i++)
                 vhk_vring_done(&b->rings[i]);
         free(b->rings);
+        free(b->inband);
         free(b);
         return NULL;
 }
@@ -326,7 +334,9 @@ static int make(const struct vhk_backend_options *o, const struct vhk_device_ops
         b->stop_post.fn = on_stop;
         vhk_host_init(&b->host, b);
         vhk_backend_set_offers(b);
-        int k = make_rings(b);
+        int k = vhk_inband_init(b);
+        if (k >= 0)
+                k = make_rings(b);
         if (k >= 0)
                 k = vhk_worker_timer(o->control, on_timer, b, &b->timer);
         if (k < 0)

@@ -114,6 +114,7 @@ static void on_channel(void *arg, uint32_t events) {
                 vhk_log(&c->b->log, VHK_LOG_INFO, "the back-end channel is closed: %s", strerror(-k));
                 vhk_channel_close(c);
         } else if (c->is_open) {
+                vhk_inband_resume(c->b);
                 set_timer(c);
         }
 }

@@ -171,25 +171,23 @@ static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struc
         return 0;
 }
 
-/* Starts the ring, or exchanges its kick descriptor. */
-int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
-        unsigned i = p->value & VHK_RING_INDEX_MASK;
-        struct vhk_ring_value *r = &b->session.rings[i];
-        struct vhk_fdref *kick;
-        int k = 0;
+static int check_start(struct vhk_backend *b, unsigned i) {
+        if (vhk_ring_runs(b, i))
+                return 0;
+        int k = vhk_ring_resolve(b, i, vhk_session_mem(b), NULL);
+        if (k == 0 || k == -EAGAIN)
+                k = vhk_inflight_check_ring(b, i);
+        return k == 0 ? vhk_session_negotiate(b) : k;
+}
 
-        if (!vhk_ring_runs(b, i)) {
-                k = vhk_ring_resolve(b, i, vhk_session_mem(b), NULL);
-                if (k == 0 || k == -EAGAIN)
-                        k = vhk_inflight_check_ring(b, i);
-                if (k == 0)
-                        k = vhk_session_negotiate(b);
+int vhk_ring_start(struct vhk_backend *b, struct vhk_call *c, unsigned i, struct vhk_fdref *kick) {
+        struct vhk_ring_value *r = &b->session.rings[i];
+
+        int k = check_start(b, i);
+        if (k < 0) {
+                vhk_fdref_unref(kick);
+                return k;
         }
-        if (k < 0)
-                return k;
-        k = take_notifier(b, p, c, &kick);
-        if (k < 0)
-                return k;
         int action = vhk_ring_event(b, i, VHK_RING_EVENT_KICK);
         if (action < 0) {
                 vhk_fdref_unref(kick);
@@ -201,6 +199,16 @@ int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, stru
         if (b->ops->virtio_id == VHK_ID_CRYPTO)         /* QEMU's never sends SET_VRING_ENABLE */
                 r->enabled = true;
         return action == VHK_RING_DO_KEEP ? 0 : publish(b, c, i);
+}
+
+int vhk_on_SET_VRING_KICK(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        unsigned i = p->value & VHK_RING_INDEX_MASK;
+        struct vhk_fdref *kick;
+
+        int k = take_notifier(b, p, c, &kick);
+        if (k >= 0 && !kick)
+                k = vhk_inband_new_kick(b, i, &kick);
+        return k < 0 ? k : vhk_ring_start(b, c, i, kick);
 }
 
 static int set_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, enum vhk_ring_event event,

@@ -41,6 +41,7 @@ int vhk_host_set_channel(struct vhk_host *h, int fd) {
         vhk_host_update(h);
         if (k >= 0)
                 vhk_iotlb_channel_opened(h->b);
+        vhk_inband_resume(h->b);
         return k;
 }
 

@@ -113,9 +113,12 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
         };
         vhk_log_fill(b, i, &values);
         vhk_inflight_fill(b, i, &values);
+        int k = vhk_inband_fill(b, i, &values);
+        if (k < 0)
+                return k;
         struct vhk_ring_plan plan = { .goal = VHK_PLAN_RUN, .base = r->base, .poll = r->polled };
 
-        int k = vhk_ring_resolve(b, i, values.mem, &values);
+        k = vhk_ring_resolve(b, i, values.mem, &values);
         if (k < 0 && k != -EAGAIN && r->state != VHK_RING_STATE_BROKEN)
                 return k;
         values.stalled = k == -EAGAIN;
@@ -148,6 +151,7 @@ int vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
 void vhk_ring_stopped(struct vhk_backend *b, unsigned i) {
         struct vhk_ring_value *r = &b->session.rings[i];
 
+        vhk_inband_flush(b, i);
         r->base = b->rings[i].base;
         r->kick = vhk_fdref_unref(r->kick);
         r->polled = false;

@@ -88,6 +88,7 @@ static void forget_session(struct vhk_backend *b) {
         vhk_memmap_unref(s->iotlb);
         vhk_memmap_unref(s->mem);
         vhk_inflight_forget(b);
+        vhk_inband_forget(b);
         vhk_dirty_unref(s->log);
         vhk_fdref_unref(s->log_fd);
         *s = (struct vhk_session){ .wire = {

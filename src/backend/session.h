@@ -112,6 +112,14 @@ enum vhk_backend_state {
         VHK_BACKEND_OVER,               /* ENDED was told */
 };
 
+/* Call or error of a ring, by message (inband.c). */
+struct vhk_inband {
+        struct vhk_backend *b;
+        struct vhk_fdref *fd;           /* the ring's; NULL: it has not needed one */
+        struct vhk_watch *watch;
+        bool waits;                     /* for an answer */
+};
+
 struct vhk_backend {
         struct vhk_backend_options o;
         const struct vhk_device_ops *ops;       /* = &device_ops: groups that the caller does not know are NULL */
@@ -142,6 +150,8 @@ struct vhk_backend {
         int fault_fd;                   /* for a postcopy that may come; -1 */
         struct vhk_state_transfer state_transfer;
         struct vhk_channel channel;
+        struct vhk_inband *inband;      /* two for each ring; NULL: not offered */
+        bool inband_blocked;            /* some could not be sent */
         struct vhk_timer *iotlb_timer;  /* of the misses; made with the first one */
         struct vhk_post end_post;
 
@@ -222,6 +232,20 @@ void vhk_ring_forget(struct vhk_ring_value *r);
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
 /* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. */
 int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c);
+
+/* SET_VRING_KICK: starts the ring, or exchanges its kick descriptor; takes @kick, also on failure. NULL: the ring is polled. */
+int vhk_ring_start(struct vhk_backend *b, struct vhk_call *c, unsigned i, struct vhk_fdref *kick);
+
+/* ---- inband.c ---- */
+
+int vhk_inband_init(struct vhk_backend *b);             /* -ENOMEM */
+void vhk_inband_forget(struct vhk_backend *b);
+/* Descriptors of ours for what ring @i has none for, if that was negotiated. 0, or a refusal. */
+int vhk_inband_fill(struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);
+/* A kick descriptor of ours, if that was negotiated, else NULL. 0, or a refusal. */
+int vhk_inband_new_kick(struct vhk_backend *b, unsigned i, struct vhk_fdref **ret_kick);
+void vhk_inband_flush(struct vhk_backend *b, unsigned i);       /* the ring has stopped: what it has to say goes out now */
+void vhk_inband_resume(struct vhk_backend *b);                  /* the channel has room again, perhaps */
 
 /* ---- handlers-iotlb.c ---- */
 

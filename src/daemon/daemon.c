@@ -26,7 +26,7 @@
 #define DMN_PAGEFAULT (UINT64_C(1) << 8)        /* vhost-user, VHOST_USER_PROTOCOL_F_PAGEFAULT */
 
 struct dmn_options {
-        const char *socket_path;
+        const char *socket_path, *offer, *no_offer;
         uint64_t fd, n_queues, queue_size, threads, poll_us;
         int postcopy, iommu, print_capabilities, help, version;
 };
@@ -38,7 +38,7 @@ struct dmn {
         struct vhk_device_ops ops;
         struct dmn_threads threads;
         struct vhk_backend *backend;
-        uint64_t spin_ns;
+        uint64_t spin_ns, offer, no_offer;
         int signal_fd;
         struct vhk_watch *signal_watch;
         unsigned n_stops;
@@ -77,7 +77,7 @@ static int dmn_fail(const char *text) {
 
 /* ---- options ---- */
 
-enum { DMN_SOCKET_PATH, DMN_FD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
+enum { DMN_SOCKET_PATH, DMN_FD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU, DMN_OFFER, DMN_NO_OFFER, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
 
 static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
         [DMN_SOCKET_PATH] = { "socket-path", VHK_OPTION_STRING, offsetof(struct dmn_options, socket_path), "PATH",
@@ -96,6 +96,10 @@ static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
                            "offer postcopy migration instead of memory slots" },
         [DMN_IOMMU] = { "iommu", VHK_OPTION_FLAG, offsetof(struct dmn_options, iommu), NULL,
                         "offer to work with the front-end's IOMMU (VIRTIO_F_ACCESS_PLATFORM)" },
+        [DMN_OFFER] = { "offer", VHK_OPTION_STRING, offsetof(struct dmn_options, offer), "NAME,...",
+                        "offer these protocol features as well (INBAND_NOTIFICATIONS ...)" },
+        [DMN_NO_OFFER] = { "no-offer", VHK_OPTION_STRING, offsetof(struct dmn_options, no_offer), "NAME,...",
+                           "do not offer these protocol features" },
         [DMN_CAPABILITIES] = { "print-capabilities", VHK_OPTION_FLAG, offsetof(struct dmn_options, print_capabilities), NULL,
                                "print what this program can do as JSON, and exit", .letter = 'c' },
         [DMN_HELP] = { "help", VHK_OPTION_FLAG, offsetof(struct dmn_options, help), NULL, "print this, and exit", .letter = 'h' },
@@ -153,7 +157,8 @@ static int dmn_check_options(struct dmn *d, int n_rest, char **argv, struct vhk_
         if (o->queue_size && !vhk_is_pow2(o->queue_size))
                 return vhk_error_set(ret_e, -EINVAL, "option.range", "--queue-size=%llu: must be a power of two",
                                      (unsigned long long)o->queue_size);
-        return 0;
+        int k = dmn_offer_parse("offer", o->offer, &d->offer, ret_e);
+        return k < 0 ? k : dmn_offer_parse("no-offer", o->no_offer, &d->no_offer, ret_e);
 }
 
 static int dmn_parse(struct dmn *d, int argc, char **argv, struct vhk_error *ret_e) {
@@ -298,7 +303,8 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
                 .mode = d->options.socket_path ? VHK_SOCKET_LISTEN : VHK_SOCKET_DEFAULT,
                 .control = d->threads.control,
                 .on_event = dmn_on_event, .event_arg = d,
-                .protocol_offer = d->options.postcopy ? DMN_PAGEFAULT : 0,
+                .protocol_offer = d->offer | (d->options.postcopy ? DMN_PAGEFAULT : 0),
+                .protocol_no_offer = d->no_offer,
                 .features_offer = d->options.iommu ? DMN_ACCESS_PLATFORM : 0,
                 .log = vhk_daemon_log,
                 .trace = trace && *trace && strcmp(trace, "0") ? dmn_trace : NULL,

@@ -11,8 +11,7 @@
 
 #define OPT_NAME_MAX 64u
 
-/* Levenshtein's distance of two short words. */
-static unsigned opt_distance(const char *a, size_t n_a, const char *b) {
+unsigned opt_distance(const char *a, size_t n_a, const char *b) {
         unsigned row[OPT_NAME_MAX + 1];
         size_t n_b = strlen(b);
 

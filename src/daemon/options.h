@@ -12,4 +12,8 @@ struct opt_group {
         void *state;
 };
 
+unsigned opt_distance(const char *a, size_t n_a, const char *b);        /* Levenshtein's, of two short words */
 int opt_parse(const struct opt_group *groups, unsigned n_groups, int argc, char **argv, int *ret_n_rest, struct vhk_error *ret_e);
+
+/* offers.c: "NAME,NAME..." for --@option, as protocol feature bits. -EINVAL, naming the nearest known one */
+int dmn_offer_parse(const char *option, const char *list, uint64_t *ret_bits, struct vhk_error *ret_e);

@@ -21,11 +21,11 @@ LISTENING = 0x10000     # __SO_ACCEPTCON in /proc/net/unix
 class Backend:
     kind = "program"
 
-    def __init__(self, lab, argv, name, socket):
+    def __init__(self, lab, argv, name, socket, env=None):
         self.lab = lab
         self.name = name
         self.socket = socket
-        self.child = Child(lab, name, argv)
+        self.child = Child(lab, name, argv, env=env)
         self._await_socket()
         lab.backends.append(self)
         lab.note(f"{name}: serves {socket}")
@@ -73,14 +73,14 @@ class VhkBlk(Backend):
     cache = "back"
 
     def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
-                 options=(), name="vhk-blk"):
+                 options=(), name="vhk-blk", env=None):
         self.serial = serial or ""
         socket = lab.path(f"{name}.sock")
         argv = [lab.program("vhk-blk"), f"--socket-path={socket}", f"--blk-file={image}",
                 f"--num-queues={queues}", f"--logical-block-size={block_size}"]
         argv += ["--read-only"] if readonly else []
         argv += [f"--serial={serial}"] if serial else []
-        super().__init__(lab, argv + list(options), name, socket)
+        super().__init__(lab, argv + list(options), name, socket, env)
 
 
 class QsdBlk(Backend):

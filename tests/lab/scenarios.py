@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +45,26 @@ def uml_blk(lab):
         expect_bytes(f, 0, bytes(3 * MIB), "before what the guest wrote")
         expect_bytes(f, 3 * MIB, data, "what the guest wrote")
         expect_bytes(f, 5 * MIB, bytes(11 * MIB), "after what the guest wrote")
+
+
+@scenario("uml-inband")
+def uml_inband(lab):
+    """No descriptor for kicks and calls: both are messages."""
+    if lab.backend != "vhk":
+        raise Skip("qemu-storage-daemon has no in-band notifications")
+    data = random.Random(5).randbytes(2 * MIB)
+    image = lab.image("disk.img", 16 * MIB)
+    disk = backends.blk(lab, image, options=["--offer=INBAND_NOTIFICATIONS"], env={"VHK_TRACE": "1"})
+    Uml(lab, "raw", [(disk.socket, 2)], files={"lab/data": data}, params={"at": 3}).wait()
+    disk.stop()
+    with open(image, "rb") as f:
+        expect_bytes(f, 3 * MIB, data, "what the guest wrote")
+    said = disk.child.err()
+    for line in ("-> VRING_KICK ring 0", "<~ VRING_CALL ring 0", "~> VRING_CALL reply value 0x0"):
+        if not re.search(f"^{line}", said, re.M):
+            raise Fail(f"never seen: {line}")
+    if "-> SET_VRING_KICK" in said or re.search(r"SET_VRING_CALL .*1 fd", said):
+        lab.note("User-Mode Linux sends descriptors as well")
 
 
 def fill(image, data):
