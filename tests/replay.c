@@ -415,13 +415,14 @@ static void close_replay(struct replay *r) {
                 close(r->kept[--r->n_kept]);
 }
 
-/* Not where our own front-end spoke; and under postcopy the answers hold our addresses, with an IOMMU their order is that of
- * the guest's requests: those are for the pure checks. */
+/* Not where our own front-end spoke, nor where the recording proxy answered for a device that we do not have. Under postcopy
+ * the answers hold our addresses, and with an IOMMU their order is that of the guest's requests: those are for the pure
+ * checks. */
 static bool can_be_played(const struct trace *t) {
         for (unsigned i = 0; i < t->n; i++)
                 if (trace_asks(&t->lines[i], VHK_FE_POSTCOPY_LISTEN) || trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG))
                         return false;
-        return strcmp(t->front_end, "vhk") != 0;
+        return strcmp(t->front_end, "vhk") != 0 && strcmp(t->back_end, "proxy") != 0;
 }
 
 /* Is the next line on the main socket an answer? */
@@ -602,6 +603,16 @@ static bool postcopy_in_all_its_legs(const struct trace *t) {
         return first(t, VHK_FE_POSTCOPY_ADVISE) < listen && listen < t->n && (t->lines[listen].h.flags & VHK_HDR_NEED_REPLY) && n == 3;
 }
 
+/* QEMU up to 7.x: 632 bytes, and no NEED_REPLY on the close. */
+static bool sessions_of_632_bytes(const struct trace *t) {
+        const struct trace_line *l = find(t, 0, t->n, VHK_FE_CREATE_CRYPTO_SESSION);
+        return l && l->h.size == 632 && find(t, 0, t->n, VHK_FE_CLOSE_CRYPTO_SESSION);
+}
+
+static bool mtu_before_features(const struct trace *t) {
+        return first(t, VHK_FE_NET_SET_MTU) < first(t, VHK_FE_SET_FEATURES);
+}
+
 static bool capacity_changes(const struct trace *t) {
         for (unsigned i = 0; i < t->n; i++)
                 if (t->lines[i].direction == '{' && t->lines[i].h.request == VHK_BE_CONFIG_CHANGE_MSG)
@@ -632,6 +643,8 @@ TEST(the_traces_hold_what_they_are_kept_for) {
                 IN(log_goes_on, "qemu-migrate-precopy-vhk-blk-1-0"),
                 IN(log_goes_on_and_off, "qemu-migrate-cancel-vhk-blk-1-0"),
                 IN(postcopy_in_all_its_legs, "qemu-migrate-postcopy-vhk-blk-2-0"),
+                IN(sessions_of_632_bytes, "qemu-crypto-session"),
+                IN(mtu_before_features, "qemu-net-mtu"),
                 IN(capacity_changes, "qemu-blk-resize-vhk-blk-0"),
                 IN(never_asks_for_the_base, "uml-blk", "uml-net"),
                 IN(call_is_a_socket, "uml-blk", "uml-net"),
