@@ -142,7 +142,7 @@ static void make_disk(char *path) {
 
 static void open_victim(struct rig *r, unsigned n) {
         struct vhk_blkdev_options o = { .size = sizeof(o), .path = n ? bystander_path : disk_path, .serial = "hostile", .engine = VHK_BLKDEV_SYNC, .n_queues = N_RINGS, .queue_size = RING_MAX };
-        struct vhk_backend_options bo = { .limit_ns = LIMIT_NS };
+        struct vhk_backend_options bo = { .limit_ns = LIMIT_NS, .features_offer = VHK_BIT(VHK_F_ACCESS_PLATFORM) };
         struct vhk_error e = { .text = "" };
 
         CHECK_MSG(vhk_blkdev_open(&o, &disks[n], &e) == 0, "%s", e.text);
@@ -290,6 +290,8 @@ int main(int argc, char **argv) {
                 return 1;
         }
         /* once for whatever is made at the first use */
+        row_run(warm_up);
+        leave();
         usleep(100000);
         before = measure();
         row_run(after_row);

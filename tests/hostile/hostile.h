@@ -31,6 +31,8 @@ extern uint64_t offered, offered_protocol;
 extern char verdict[128];               /* what a row adds to its verdict */
 extern char disk_path[96];
 
+/* What a back-end makes at its first use and keeps. */
+void warm_up(void);
 /* How often the workers have woken up. */
 unsigned turns(void);
 /* No worker turns without a reason: at most @most times in 30 ms. */
@@ -53,14 +55,14 @@ static VHK_UNUSED bool row_run(void (*fn)(void)) {
 
 /* ---- one message, and what became of it ---- */
 
-enum result { OK, REPLY, NO, SILENT, CLOSED };
+enum result { OK, REPLY, NO, IGNORED, CLOSED };
 
 static VHK_UNUSED const char *const result_names[] = { "acknowledged", "answered", "refused", "ignored", "closed" };
 
 /* Receives until the answer to the probe behind the message; *ret_reply is the message's own, if it has one. */
 static inline enum result outcome_of(uint32_t id, void *ret_reply, size_t room) {
         uint8_t buf[VHK_MAX_PAYLOAD];
-        enum result r = SILENT;
+        enum result r = IGNORED;
 
         for (;;) {
                 int k = -EPIPE;
@@ -77,10 +79,10 @@ static inline enum result outcome_of(uint32_t id, void *ret_reply, size_t room) 
                 CHECK(h.size <= sizeof(buf));
                 memcpy(buf, fe->fe.in.payload, h.size);
                 vhk_decoder_next(&fe->fe.in);
-                if (h.request == VHK_FE_GET_FEATURES && (id != VHK_FE_GET_FEATURES || r != SILENT))
+                if (h.request == VHK_FE_GET_FEATURES && (id != VHK_FE_GET_FEATURES || r != IGNORED))
                         return r;
                 CHECK_EQ(h.request, id);
-                CHECK_MSG(r == SILENT, "two answers to message %u", id);
+                CHECK_MSG(r == IGNORED, "two answers to message %u", id);
                 const struct vhk_row *row = vhk_wire_row(VHK_FROM_FRONTEND, id, VHK_PHASE_NORMAL);
                 bool own = row && (row->reply_rule == VHK_REPLY_ALWAYS || row->reply_rule == VHK_REPLY_LOG_BASE);
                 bool zero = h.size == 8 && !memcmp(buf, &(uint64_t){ 0 }, 8);
