@@ -97,7 +97,7 @@ def finish(lab, image, machine_that_runs, *served):
 
 def precopy(lab):
     image, here, there, source, target, channel = begin(lab)
-    source.qmp("migrate-set-parameters", **{"max-bandwidth": 60 * MIB, "downtime-limit": 3000})
+    source.qmp("migrate-set-parameters", **{"max-bandwidth": 25 * MIB, "downtime-limit": 3000})
     source.qmp("migrate", uri=channel)
     await_status(lab, source, "completed")
     lab.note(f"moved: {source.qmp('query-migrate')['ram']['dirty-sync-count']} rounds of copying")
