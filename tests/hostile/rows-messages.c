@@ -330,15 +330,15 @@ ROW(H28, "CONFIG: offset+size overflow, >256, size not the payload's, size 0, fl
                 { 0xffffffff, 1, 1 }, { 0xfffffff0, 0x20, 32 }, { 0, 257, 257 }, { 256, 1, 1 }, { 255, 2, 2 }, { 0, 0, 0 }, { 0, 8, 4 }, { 0, 4, 8 },
                 { 0, 0xffffffff, 8 }, { 0x80000000, 8, 8 },
         };
-        struct vhk_p_config p;
+        struct vhk_p_config p, *longer = &sample.u.p.config;
 
         come();
-        memset(&p, 0, sizeof(p));
+        memset(&sample, 0, sizeof(sample));
         for (unsigned i = 0; i < VHK_N(bad); i++)
                 for (uint32_t id = VHK_FE_GET_CONFIG; id <= VHK_FE_SET_CONFIG; id++) {
-                        p.offset = bad[i].offset;
-                        p.len = bad[i].len;
-                        REFUSED(send_and_see(id, 9, &p, 12 + bad[i].payload, 12 + bad[i].payload, NULL, 0), i);
+                        longer->offset = bad[i].offset;
+                        longer->len = bad[i].len;
+                        REFUSED(send_and_see(id, 9, longer, 12 + bad[i].payload, 12 + bad[i].payload, NULL, 0), i);
                 }
         for (uint32_t flags = 2; flags; flags *= 2) {
                 p = (struct vhk_p_config){ .len = 8, .flags = flags };

@@ -450,7 +450,9 @@ ROW(H57, "connection storms, a second client, half-open; the path is a file, a l
         snprintf(path, sizeof(path), "%s/s", dir);
         snprintf(other, sizeof(other), "%s/t", dir);
         snprintf(arg, sizeof(arg), "--socket-path=%s", path);
-        VHK_AUTOCLOSE int file = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        CHECK_OK(fd);
+        close(fd);
         CHECK(wait_program(start_program(arg, disk_path), 10000) > 0);
         CHECK_EQ(access(path, F_OK), 0);
         CHECK_EQ(rename(path, other), 0);
