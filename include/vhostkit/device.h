@@ -81,6 +81,49 @@ enum vhk_stop {
 /** Where a configuration write comes from. */
 enum vhk_config_origin { VHK_CONFIG_DRIVER, VHK_CONFIG_MIGRATION };
 
+/* ---- network cards ---- */
+
+/**
+ * struct vhk_net_ops - what a network card is told beside its rings; all on control, 0 or a negative errno (the front-end is told)
+ * @size: sizeof(struct vhk_net_ops)
+ * @send_rarp: the guest with this address has moved here: tell the switches. A card that leaves it to the guest has none
+ * @set_mtu: of the guest's side, 68 to 65535, with VIRTIO_NET_F_MTU. May be NULL
+ */
+struct vhk_net_ops {
+        size_t size;
+        int (*send_rarp)(void *dev, const uint8_t mac[6]);
+        int (*set_mtu)(void *dev, uint16_t mtu);
+};
+
+/* ---- crypto ---- */
+
+/**
+ * enum vhk_crypto_form - the two deployed layouts of a session, of which vhost-user's text has none
+ *
+ * 632 bytes (front-ends until 2022): symmetric only. 64-bit session number, seven 32-bit words (operation, cipher, cipher key length,
+ * hash, digest length, authentication key length, length of additional data), four bytes (type, direction, hash mode, order of a
+ * chain), 16 bytes without meaning; at 56 the cipher key (64 bytes), at 120 the authentication key (512).
+ * 1072 bytes (since): 64-bit operation; symmetric: the other six words, the four bytes, 4 + 16 without meaning, at 56 and 120 the keys as
+ * above; asymmetric (service 4 of the operation): words algorithm, key type, key length, at 40 the key (1024 bytes); the session number
+ * comes last. Native byte order.
+ */
+enum vhk_crypto_form { VHK_CRYPTO_FORM_632, VHK_CRYPTO_FORM_1072 };
+
+/** vhk_crypto_session_check() - do the keys of a session fit where they are? 0 or -EINVAL. The library asks before a device is asked */
+int vhk_crypto_session_check(enum vhk_crypto_form form, const void *session);
+
+/**
+ * struct vhk_crypto_ops - a crypto device; both on control, both required
+ * @size: sizeof(struct vhk_crypto_ops)
+ * @create_session: @session is as it came, its key lengths checked: a number that is not negative, or a negative errno
+ * @close_session: 0 or a negative errno
+ */
+struct vhk_crypto_ops {
+        size_t size;
+        int64_t (*create_session)(void *dev, enum vhk_crypto_form form, const void *session);
+        int (*close_session)(void *dev, uint64_t id);
+};
+
 /**
  * struct vhk_device_ops - a device
  * @size: sizeof(struct vhk_device_ops) of the caller
@@ -114,6 +157,8 @@ enum vhk_config_origin { VHK_CONFIG_DRIVER, VHK_CONFIG_MIGRATION };
  * Groups, NULL for a device that has none of it; a caller of before a group existed has a smaller @size:
  * @shmem: shared memory regions. What was mapped in them is unmapped by the front-end at a reset
  * @objects: shared objects. The front-end forgets them when it goes
+ * @net: network cards
+ * @crypto: crypto devices
  */
 struct vhk_device_ops {
         size_t size;
@@ -136,6 +181,8 @@ struct vhk_device_ops {
         int (*load_state)(void *dev, const void *data, size_t n);
         const struct vhk_shmem_ops *shmem;
         const struct vhk_object_ops *objects;
+        const struct vhk_net_ops *net;
+        const struct vhk_crypto_ops *crypto;
 };
 
 /** Most bytes of device state. */

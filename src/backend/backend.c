@@ -29,7 +29,7 @@
 /* All that can be offered; besides the above only when asked for. */
 #define IMPLEMENTED_PROTOCOL                                                                                            \
         (DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT) |                    \
-         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS))
+         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN))
 #define INBAND_NEEDS (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
@@ -209,6 +209,10 @@ VHK_API int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t 
 static int check_groups(const struct vhk_device_ops *ops, struct vhk_error *ret_e) {
         if (ops->shmem && (ops->shmem->size != sizeof(*ops->shmem) || !ops->shmem->get_config))
                 return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared memory: size is not set, or get_config is missing");
+        if (ops->net && ops->net->size != sizeof(*ops->net))
+                return vhk_error_set(ret_e, -EINVAL, "backend.net", "the device's network operations are not of this version");
+        if (ops->crypto && (ops->crypto->size != sizeof(*ops->crypto) || !ops->crypto->create_session || !ops->crypto->close_session))
+                return vhk_error_set(ret_e, -EINVAL, "backend.crypto", "the device's crypto operations are incomplete, or not of this version");
         if (ops->objects && ops->objects->size != sizeof(*ops->objects))
                 return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared objects: size is not set");
         return 0;
@@ -242,7 +246,10 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
 /* What the device's groups are spoken with. */
 static uint64_t protocol_of_groups(const struct vhk_device_ops *ops) {
         return (ops->shmem ? VHK_BIT(VHK_PF_SHMEM) | VHK_BIT(VHK_PF_BACKEND_SEND_FD) : 0) |
-               (ops->objects ? VHK_BIT(VHK_PF_SHARED_OBJECT) : 0);
+               (ops->objects ? VHK_BIT(VHK_PF_SHARED_OBJECT) : 0) |
+               (ops->net && ops->net->send_rarp ? VHK_BIT(VHK_PF_RARP) : 0) |
+               (ops->net && ops->net->set_mtu ? VHK_BIT(VHK_PF_NET_MTU) : 0) |
+               (ops->crypto ? VHK_BIT(VHK_PF_CRYPTO_SESSION) : 0);
 }
 
 void vhk_backend_set_offers(struct vhk_backend *b) {

@@ -15,9 +15,4 @@
                 return vhk_refuse(b, -EOPNOTSUPP, "backend.absent", "this back-end does not serve %s", #name);          \
         }
 
-ABSENT(SEND_RARP)
-ABSENT(NET_SET_MTU)
-ABSENT(SET_VRING_ENDIAN)
-ABSENT(CREATE_CRYPTO_SESSION)
-ABSENT(CLOSE_CRYPTO_SESSION)
 ABSENT(GPU_SET_SOCKET)

@@ -243,3 +243,12 @@ int vhk_on_SET_VRING_ENABLE(struct vhk_backend *b, const struct vhk_p_vring_stat
         b->session.rings[p->index].enabled = p->num;
         return action == VHK_RING_DO_ADOPT ? publish(b, c, p->index) : 0;
 }
+
+/* Rings of virtio 1 are little endian, and no others are served: that much may be said, before the ring starts. */
+int vhk_on_SET_VRING_ENDIAN(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        if (p->num)
+                return vhk_refuse(b, -EINVAL, "ring.endian", "ring %u: big-endian rings are those of legacy drivers, which are not served", p->index);
+        if (vhk_ring_runs(b, p->index))
+                return vhk_refuse(b, -EBUSY, "ring.state", "ring %u runs: its byte order is settled", p->index);
+        return 0;
+}
