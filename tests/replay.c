@@ -53,37 +53,45 @@ static void follow(struct vhk_wire_state *s, const struct trace_line *l) {
         }
 }
 
-static void check_message(const struct trace *t, unsigned i, struct vhk_wire_state *s, const struct trace_line **due) {
+/* Requests that wait for their answer, oldest first. The front-end waits for each; the back-end need not. */
+struct due {
+        const struct trace_line *lines[64];
+        unsigned n;
+};
+
+static void check_message(const struct trace *t, unsigned i, struct vhk_wire_state *s, struct due *due) {
         const struct trace_line *l = &t->lines[i];
         enum vhk_dir dir = strchr("><", l->direction) ? VHK_FROM_FRONTEND : VHK_FROM_BACKEND;
         const struct vhk_row *row;
         enum vhk_rule rule;
 
         if (strchr("<{", l->direction)) {
-                CHECK_MSG(due[dir], "%s, message %u: an answer to nothing", t->name, i);
-                rule = vhk_wire_check_reply(s, dir, &due[dir]->h, &l->h, l->payload, l->n_fds);
+                CHECK_MSG(due[dir].n, "%s, message %u: an answer to nothing", t->name, i);
+                rule = vhk_wire_check_reply(s, dir, &due[dir].lines[0]->h, &l->h, l->payload, l->n_fds);
                 CHECK_MSG(rule == VHK_RULE_OK, "%s, message %u, answer to %u: %s", t->name, i, l->h.request, vhk_rule_text(rule));
-                due[dir] = NULL;
+                memmove(due[dir].lines, due[dir].lines + 1, --due[dir].n * sizeof(due[dir].lines[0]));
                 follow(s, l);
                 return;
         }
-        CHECK_MSG(!due[dir], "%s, message %u: the one before was not answered", t->name, i);
+        CHECK_MSG(dir == VHK_FROM_BACKEND || !due[dir].n, "%s, message %u: the one before was not answered", t->name, i);
         rule = vhk_wire_check(s, dir, &l->h, l->payload, l->n_fds, &row);
         CHECK_MSG(rule == VHK_RULE_OK, "%s, message %u (%u): %s", t->name, i, l->h.request, vhk_rule_text(rule));
         if (l->h.request == VHK_FE_SET_PROTOCOL_FEATURES)       /* REPLY_ACK counts for the message that brings it */
                 follow(s, l);
-        if (vhk_wire_answer(s, row, &l->h) != VHK_ANSWER_NONE)
-                due[dir] = l;
+        if (vhk_wire_answer(s, row, &l->h) != VHK_ANSWER_NONE) {
+                CHECK(due[dir].n < VHK_N(due[dir].lines));
+                due[dir].lines[due[dir].n++] = l;
+        }
         follow(s, l);
 }
 
 static void check_trace(const struct trace *t) {
         struct vhk_wire_state s = { .n_queues = trace_n_rings(t) };
-        const struct trace_line *due[VHK_N_DIRS] = { NULL, NULL };
+        struct due due[VHK_N_DIRS] = { { .n = 0 }, { .n = 0 } };
 
         for (unsigned i = 0; i < t->n; i++)
                 check_message(t, i, &s, due);
-        CHECK_MSG(!due[0], "%s: the last message was not answered", t->name);
+        CHECK_MSG(!due[VHK_FROM_FRONTEND].n, "%s: the last message was not answered", t->name);
 }
 
 TEST(every_message_and_answer_is_legal) {
@@ -166,6 +174,14 @@ static int dev_set_config(void *dev, uint32_t off, const void *buf, uint32_t n, 
         return 0;
 }
 
+static int dev_save_state(void *dev, void **ret_data, size_t *ret_n) {
+        return -EOPNOTSUPP;             /* no recorded front-end asks for it */
+}
+
+static int dev_load_state(void *dev, const void *data, size_t n) {
+        return -EOPNOTSUPP;
+}
+
 #define RING_BITS (((UINT64_C(1) << (VHK_F_RING_LAST + 1)) - 1) & ~((UINT64_C(1) << VHK_F_RING_FIRST) - 1))
 
 static void open_backend(struct replay *r) {
@@ -179,9 +195,11 @@ static void open_backend(struct replay *r) {
                 .size = sizeof(ops), .virtio_id = r->t->virtio_id, .n_queues = (uint16_t)trace_n_rings(r->t), .queue_size_max = 1024,
                 .config_len = protocol & VHK_BIT(VHK_PF_CONFIG) ? VHK_MAX_CONFIG : 0, .features = features & ~RING_BITS,
                 .queue_run = dev_run, .get_config = dev_get_config, .set_config = dev_set_config,
+                .save_state = dev_save_state, .load_state = dev_load_state,
         };
         struct vhk_backend_options o = {
-                .size = sizeof(o), .has_fd = 1, .fd = ends[0], .control = r->control, .protocol_offer = protocol,
+                .size = sizeof(o), .has_fd = 1, .fd = ends[0], .control = r->control,
+                .protocol_offer = protocol & ~VHK_BIT(VHK_PF_DEVICE_STATE),     /* which comes with the device */
                 .protocol_no_offer = ~protocol, .features_no_offer = ~features,
                 .on_event = on_event, .event_arg = r, .log = on_log, .log_arg = r,
         };
@@ -613,6 +631,21 @@ static bool mtu_before_features(const struct trace *t) {
         return first(t, VHK_FE_NET_SET_MTU) < first(t, VHK_FE_SET_FEATURES);
 }
 
+/* Misses of ours, answered; updates and invalidations of QEMU's, with NEED_REPLY; addresses of rings that are IOVA. */
+static bool translations(const struct trace *t) {
+        unsigned n[4] = { 0, 0, 0, 0 };
+
+        for (unsigned i = 0; i < t->n; i++)
+                if (t->lines[i].h.size == sizeof(struct vhk_p_iotlb) && t->lines[i].payload[25] < VHK_N(n) &&
+                    (trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG) || (t->lines[i].direction == '}' && t->lines[i].h.request == VHK_BE_IOTLB_MSG)))
+                        n[t->lines[i].payload[25]] += !!(t->lines[i].h.flags & VHK_HDR_NEED_REPLY);
+        return n[1] && n[2] && n[3];
+}
+
+static bool regions_come_and_go(const struct trace *t) {
+        return count(t, VHK_FE_ADD_MEM_REG) > 2 && count(t, VHK_FE_REM_MEM_REG) >= 1;
+}
+
 static bool capacity_changes(const struct trace *t) {
         for (unsigned i = 0; i < t->n; i++)
                 if (t->lines[i].direction == '{' && t->lines[i].h.request == VHK_BE_CONFIG_CHANGE_MSG)
@@ -645,6 +678,8 @@ TEST(the_traces_hold_what_they_are_kept_for) {
                 IN(postcopy_in_all_its_legs, "qemu-migrate-postcopy-vhk-blk-2-0"),
                 IN(sessions_of_632_bytes, "qemu-crypto-session"),
                 IN(mtu_before_features, "qemu-net-mtu"),
+                IN(translations, "qemu-viommu-vhk-blk-0"),
+                IN(regions_come_and_go, "qemu-hotplug-vhk-blk-0"),
                 IN(capacity_changes, "qemu-blk-resize-vhk-blk-0"),
                 IN(never_asks_for_the_base, "uml-blk", "uml-net"),
                 IN(call_is_a_socket, "uml-blk", "uml-net"),

@@ -70,19 +70,18 @@ IOTLB = {(">", 22), ("}", 1)}
 
 def strip(messages):
     """Without most of the translations, of which an IOMMU makes thousands; and their answers."""
-    kept, n, dropped = [], {}, set()
+    kept, n, due = [], {}, {key: [] for key in IOTLB}
     for m in messages:
-        way = {"<": ">", "{": "}"}.get(m.direction)
+        keep_it = True
         if (m.direction, m.id) in IOTLB:
             kind = (m.direction, m.payload[25])
             n[kind] = n.get(kind, 0) + 1
-            if n[kind] > MOST:
-                dropped.add((m.direction, m.id))
-                continue
-        elif (way, m.id) in dropped:
-            dropped.remove((way, m.id))
-            continue
-        kept.append(m)
+            keep_it = n[kind] <= MOST
+            due[m.direction, m.id].append(keep_it)
+        elif ({"<": ">", "{": "}"}.get(m.direction), m.id) in IOTLB:
+            keep_it = due[">" if m.direction == "<" else "}", m.id].pop(0)
+        if keep_it:
+            kept.append(m)
     return kept
 
 
