@@ -154,6 +154,8 @@ static int open_record(struct vhk_queue *q) {
         }
         if (r > 0)
                 q->last_avail = q->avail_seen = q->inflight->first;
+        if (r >= 0 && (q->after & VHK_AFTER_LOG))       /* the predecessor may have died between publishing and marking */
+                vhk_queue_log_used(q, (uint16_t)(q->used_published - q->mask - 1));
         if (r >= 0)
                 return 0;
         vhk_queue_fault(q, r == -EPROTO ? VHK_RING_INFLIGHT : VHK_RING_DEVICE);
