@@ -385,7 +385,8 @@ static void expect_answer(struct replay *r, unsigned i) {
         struct vhk_hdr h = vhk_decoder_header(in);
         CHECK_MSG(!memcmp(&h, &said->h, sizeof(h)), "%s: header %u, 0x%x, %u", what, h.request, h.flags, h.size);
         for (unsigned b = 0; b < h.size; b++)
-                CHECK_MSG(in->payload[b] == said->payload[b], "%s: byte %u is 0x%02x, was 0x%02x", what, b, in->payload[b], said->payload[b]);
+                CHECK_MSG(in->payload[b] == said->payload[b], "%s: byte %u is 0x%02x, was 0x%02x", what, b, in->payload[b],
+                          said->payload[b]);
         CHECK_MSG(in->n_fds == said->n_fds, "%s: %u descriptors", what, in->n_fds);
         for (unsigned k2 = 0; k2 < in->n_fds; k2++) {           /* an in-flight record: this file from now on */
                 struct file *f = &r->files[said->fds[k2].n];
@@ -637,7 +638,8 @@ static bool translations(const struct trace *t) {
 
         for (unsigned i = 0; i < t->n; i++)
                 if (t->lines[i].h.size == sizeof(struct vhk_p_iotlb) && t->lines[i].payload[25] < VHK_N(n) &&
-                    (trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG) || (t->lines[i].direction == '}' && t->lines[i].h.request == VHK_BE_IOTLB_MSG)))
+                    (trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG) ||
+                     (t->lines[i].direction == '}' && t->lines[i].h.request == VHK_BE_IOTLB_MSG)))
                         n[t->lines[i].payload[25]] += !!(t->lines[i].h.flags & VHK_HDR_NEED_REPLY);
         return n[1] && n[2] && n[3];
 }
@@ -665,7 +667,8 @@ TEST(the_traces_hold_what_they_are_kept_for) {
                 IN(identical_add_mem_reg, "qemu-net"),
                 IN(enable_before_anything, "qemu-net"),
                 IN(status_0_before_get_base, "qemu-blk"),
-                IN(call_on_a_running_ring, "qemu-net", "qemu-fs", "qemu-vsock", "qemu-rng", "qemu-i2c", "qemu-gpio", "qemu-scsi", "qemu-crypto"),
+                IN(call_on_a_running_ring, "qemu-net", "qemu-fs", "qemu-vsock", "qemu-rng", "qemu-i2c", "qemu-gpio", "qemu-scsi",
+                   "qemu-crypto"),
                 IN(call_after_the_stop, "qemu-rng", "qemu-i2c", "qemu-gpio"),
                 IN(no_version_1, "qemu-crypto"),
                 IN(never_enabled, "qemu-crypto"),
