@@ -216,6 +216,19 @@ static inline uint64_t fz_ask(uint32_t id) {
         return recv(fz.sock, &reply, sizeof(reply), MSG_DONTWAIT) == sizeof(reply) ? reply.x : 0;
 }
 
+static inline void fz_ring(unsigned i, bool log) {
+        uint64_t at = FZ_UVA + 0x1000 * i;
+        struct vhk_p_vring_addr a = { .index = i, .flags = log, .desc = at, .avail = at + 0x400, .used = at + 0x800,
+                                      .log_guest_addr = FZ_GPA + 0x1000 * i + 0x800 };
+
+        fz_say_ring(VHK_FE_SET_VRING_NUM, i, FZ_RING);
+        fz_say_ring(VHK_FE_SET_VRING_BASE, i, 0);
+        fz_say(VHK_FE_SET_VRING_ADDR, &a, sizeof(a), -1);
+        fz_say_u64(VHK_FE_SET_VRING_CALL, i, FD_EVENT);
+        fz_say_u64(VHK_FE_SET_VRING_KICK, i, FD_KICK + (int)i);
+        fz_say_ring(VHK_FE_SET_VRING_ENABLE, i, 1);
+}
+
 /* What a well-behaved front-end does first. */
 static inline void fz_setup(uint8_t which, uint8_t rings) {
         uint64_t features = fz_ops.features | VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_INDIRECT_DESC) |
@@ -235,19 +248,9 @@ static inline void fz_setup(uint8_t which, uint8_t rings) {
         fz_say(VHK_FE_SET_MEM_TABLE, &m, 40, FD_MEMORY);
         if (which & 16)
                 fz_say(VHK_FE_GET_INFLIGHT_FD, &(struct vhk_p_inflight){ .num_queues = FZ_RINGS, .queue_size = FZ_RING }, 24, -1);
-        for (unsigned i = 0; i < FZ_RINGS; i++) {
-                uint64_t at = FZ_UVA + 0x1000 * i;
-                struct vhk_p_vring_addr a = { .index = i, .flags = which & 2 ? 1 : 0, .desc = at, .avail = at + 0x400, .used = at + 0x800,
-                                              .log_guest_addr = FZ_GPA + 0x1000 * i + 0x800 };
-                if (!(rings & 1u << i))
-                        continue;
-                fz_say_ring(VHK_FE_SET_VRING_NUM, i, FZ_RING);
-                fz_say_ring(VHK_FE_SET_VRING_BASE, i, 0);
-                fz_say(VHK_FE_SET_VRING_ADDR, &a, sizeof(a), -1);
-                fz_say_u64(VHK_FE_SET_VRING_CALL, i, FD_EVENT);
-                fz_say_u64(VHK_FE_SET_VRING_KICK, i, FD_KICK + (int)i);
-                fz_say_ring(VHK_FE_SET_VRING_ENABLE, i, 1);
-        }
+        for (unsigned i = 0; i < FZ_RINGS; i++)
+                if (rings & 1u << i)
+                        fz_ring(i, which & 2);
 }
 
 /* ---- one session ---- */

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * seeds-backend DIR: scripts for fuzz-backend in the words of back-end.h. One per row and variant of
- * messages.def: the message alone, and behind a whole set-up; and some sessions that do work.
+ * seeds-backend DIR: scripts for fuzz-backend in the words of back-end.h. One per row and variant of messages.def: the
+ * message alone, and behind a whole set-up; and some sessions that do work. seeds-backend DIR inflight: records for
+ * fuzz-inflight.
  */
 #include <sys/stat.h>
 
 #include "fuzz/back-end.h"
+#include "ring/inflight.h"
 
 static uint8_t out[8192];
 static size_t n_out;
@@ -123,14 +125,42 @@ static int sessions(const char *dir) {
         return k;
 }
 
+/* Records as a back-end leaves them that was killed at different moments, and rings to go with them. */
+static int records(const char *dir) {
+        int k = 0;
+
+        for (unsigned which = 0; which < 24 && k >= 0; which++) {
+                for (unsigned i = 0; i < vhk_inflight_split_bytes(FZ_RING); i++)
+                        byte(i == 8 ? 1 : i == 10 ? FZ_RING : i == 12 ? which % 9 : i == 14 ? which / 8 : i >= 16 && i % 16 == 0 ? which >> (i / 16 % 3) & 1 :
+                             i >= 16 && i % 16 == 8 ? i / 16 ^ (which & 7) : 0);
+                byte(1), byte(which & 1);
+                for (unsigned i = 0; i < FZ_RING; i++)
+                        byte(i & 6);
+                byte(which / 4), byte(which % 9), byte(which & 1);
+                for (unsigned life = 0; life < 3; life++) {
+                        byte(OP_AVAIL), byte(0), byte(1), byte(2 * life);
+                        byte(OP_KICK), byte(0);
+                        byte(which & 2 ? OP_HOLD : OP_TIME);
+                        if (!(which & 2))
+                                byte(10);
+                        byte(OP_KICK), byte(0);
+                        byte(OP_KICK), byte(0);
+                        byte(OP_KICK), byte(0);
+                        byte(1), byte(which >> life & 1);
+                }
+                k = save(dir, "record", which);
+        }
+        return k;
+}
+
 int main(int argc, char **argv) {
-        if (argc != 2) {
-                fprintf(stderr, "usage: seeds-backend DIR\n");
+        if (argc < 2 || argc > 3) {
+                fprintf(stderr, "usage: seeds-backend DIR [inflight]\n");
                 return 2;
         }
         mkdir(argv[1], 0777);
-        int k = rows(argv[1]);
-        if (k >= 0)
+        int k = argc == 3 ? records(argv[1]) : rows(argv[1]);
+        if (k >= 0 && argc == 2)
                 k = sessions(argv[1]);
         if (k < 0)
                 fprintf(stderr, "seeds-backend: %s: %s\n", argv[1], strerror(-k));
