@@ -299,6 +299,22 @@ TEST(a_disk_is_described) {
         leave();
 }
 
+TEST(behind_an_iommu) {
+        init();
+        backend_options.features_offer = BIT(33);
+        enter();
+        CHECK(!(info().features & BIT(33)));            /* only when asked for */
+        leave();
+        init();
+        backend_options.features_offer = BIT(33);
+        frontend_options.iommu = 1;
+        enter();
+        CHECK(info().features & BIT(33));
+        for (int lent = 0; lent < 2; lent++)
+                check_read(256 * KIB, 4096, lent);
+        leave();
+}
+
 TEST(a_short_configuration_space_is_enough) {
         static const uint8_t lengths[] = { 8, 16, 24, 36, 57 };
 

@@ -44,6 +44,28 @@ struct vhk_frontend_shmem {
 };
 #define VHK_SHMEM_MAPPINGS 1024u        /* most mappings of a device at a time */
 
+/** How memory is accessed: struct vhk_translation.access */
+#define VHK_ACCESS_READ         1u
+#define VHK_ACCESS_WRITE        2u
+#define VHK_ACCESS_BOTH         3u
+
+/**
+ * struct vhk_translation - what I/O addresses mean; set @size
+ * @iova, @len: I/O addresses
+ * @gpa: guest address that @iova is; all of it in one lent region
+ * @access: VHK_ACCESS_*
+ */
+struct vhk_translation {
+        size_t size;
+        uint64_t iova, len, gpa;
+        uint32_t access;
+};
+/**
+ * vhk_frontend_miss_fn - what is @iova? Any range around it may be told. 0; or a negative errno: nothing that may be accessed
+ * like that (@access); the ring that asked for it breaks
+ */
+typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, struct vhk_translation *ret_t);
+
 /**
  * struct vhk_frontend_options - zero it, set @size
  * @has_fd, @fd: an inherited socket, listening or connected, instead of a path; becomes the front-end's
@@ -56,6 +78,10 @@ struct vhk_frontend_shmem {
  *                rings, and which requests were in flight; 0: its end is the end. The memory that was lent and the descriptors of
  *                rings must stay until the front-end is closed. With an inherited connected descriptor it is of no use
  * @shmem: shared memory regions are wanted; copied. NULL: they are not
+ * @iommu: ACCESS_PLATFORM may be taken, where it is offered (VHK_CAP_IOMMU): then all addresses in rings and requests, those of
+ *         struct vhk_ring_setup too, are I/O addresses
+ * @on_miss: says what the back-end asks for, from inside of any call; NULL: each guest address is its own I/O address,
+ *           and that is told without being asked
  */
 struct vhk_frontend_options {
         size_t size;
@@ -72,6 +98,9 @@ struct vhk_frontend_options {
         void *trace_arg;
         uint64_t reconnect_ns;
         const struct vhk_frontend_shmem *shmem;
+        int iommu;
+        vhk_frontend_miss_fn on_miss;
+        void *miss_arg;
 };
 
 /**
@@ -98,6 +127,7 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_POSTCOPY        (1u << 9)       /* postcopy, of <vhostkit/migration.h>; never together with VHK_CAP_MEM_SLOTS */
 #define VHK_CAP_STATE           (1u << 10)      /* device state, of <vhostkit/migration.h> */
 #define VHK_CAP_SHMEM           (1u << 12)      /* get_shmem_config, and the device may map */
+#define VHK_CAP_IOMMU           (1u << 13)      /* iotlb_update, iotlb_invalidate, once ACCESS_PLATFORM was set */
 #define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */
 
 /**
@@ -160,6 +190,11 @@ int vhk_frontend_suspend_queue(struct vhk_frontend *f, unsigned i, struct vhk_ri
 int vhk_frontend_enable_queue(struct vhk_frontend *f, unsigned i, int on);
 /** vhk_frontend_set_call_fd() - exchange the call descriptor of a ring, running or not; -1: none */
 int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd);
+
+/** vhk_frontend_iotlb_update() - a translation that nobody asked for, or a better one; -EINVAL, -EFAULT (not in one lent region) */
+int vhk_frontend_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t);
+/** vhk_frontend_iotlb_invalidate() - what is known of [@iova, @iova + @len) is over, everything if @len is 0. When it returns 0 no request uses it any more */
+int vhk_frontend_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len);
 
 /** vhk_frontend_get_fd() - readable when vhk_frontend_dispatch() has something to do (an epoll set of its own) */
 int vhk_frontend_get_fd(struct vhk_frontend *f);

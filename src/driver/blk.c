@@ -12,7 +12,7 @@
 #define WANTED                                                                                                                  \
         (F(VHK_BLK_F_SIZE_MAX) | F(VHK_BLK_F_SEG_MAX) | F(VHK_BLK_F_RO) | F(VHK_BLK_F_BLK_SIZE) | F(VHK_BLK_F_FLUSH) |          \
          F(VHK_BLK_F_TOPOLOGY) | F(VHK_BLK_F_CONFIG_WCE) | F(VHK_BLK_F_MQ) | F(VHK_BLK_F_DISCARD) | F(VHK_BLK_F_WRITE_ZEROES) |  \
-         F(VHK_BLK_F_INDIRECT) | F(VHK_BLK_F_EVENT_IDX) | F(VHK_BLK_F_VERSION_1))
+         F(VHK_BLK_F_INDIRECT) | F(VHK_BLK_F_EVENT_IDX) | F(VHK_BLK_F_VERSION_1) | F(VHK_BLK_F_ACCESS_PLATFORM))
 /* virtio 1.3, 2.1 */
 #define STATUS_DRIVER 3u                /* ACKNOWLEDGE, DRIVER */
 #define STATUS_FEATURES_OK 11u

@@ -97,11 +97,18 @@ static int on_SHMEM_UNMAP(struct vhk_vhost_user *u, const union vhk_p_any *p, co
         return vhk_vu_shmem_unmap(u, &p->mmap, ret_e);
 }
 
+static int on_IOTLB_MSG(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        if (vhk_vu_missed(u, &p->iotlb))
+                return 0;
+        return vhk_error_set(ret_e, -EFAULT, "frontend.translation", "nothing is at I/O address 0x%llx", (unsigned long long)p->iotlb.iova);
+}
+
 /* Requests that are served, when they are in order: 0, or a negative errno with the reason. */
 static const struct {
         uint32_t id;
         int (*fn)(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e);
 } requests[] = {
+        { VHK_BE_IOTLB_MSG, on_IOTLB_MSG },
         { VHK_BE_CONFIG_CHANGE_MSG, on_CONFIG_CHANGE_MSG }, { VHK_BE_SHMEM_MAP, on_SHMEM_MAP }, { VHK_BE_SHMEM_UNMAP, on_SHMEM_UNMAP },
 };
 
@@ -274,7 +281,8 @@ int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk
         if (c->ret_fd && due == VHK_ANSWER_REPLY && d->n_fds)
                 *c->ret_fd = VHK_STEAL_FD(d->fds[0]);
         vhk_decoder_next(d);
-        return k;
+        int e = u->n_translations ? vhk_vu_send_translations(u) : 0;
+        return e < 0 ? e : k;
 }
 
 int vhk_vu_call_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t value) {

@@ -242,6 +242,14 @@ VHK_API int vhk_frontend_load_state(struct vhk_frontend *f, const void *data, si
         CALL(f, VHK_CAP_STATE, "device state to move", f->ops->load_state(f, data, n));
 }
 
+VHK_API int vhk_frontend_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t) {
+        CALL(f, VHK_CAP_IOMMU, "way to translate addresses", f->ops->iotlb_update(f, t));
+}
+
+VHK_API int vhk_frontend_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len) {
+        CALL(f, VHK_CAP_IOMMU, "way to translate addresses", f->ops->iotlb_invalidate(f, iova, len));
+}
+
 VHK_API int vhk_frontend_get_fd(struct vhk_frontend *f) {
         return f->ops->get_fd(f);
 }

@@ -39,6 +39,8 @@ struct vhk_frontend_ops {
         int (*log_queue)(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
         int (*get_shmem_config)(struct vhk_frontend *f, uint64_t *ret_sizes);
         void (*gone)(struct vhk_frontend *f);           /* the connection has ended for ever: what the back-end had here goes too */
+        int (*iotlb_update)(struct vhk_frontend *f, const struct vhk_translation *t);
+        int (*iotlb_invalidate)(struct vhk_frontend *f, uint64_t iova, uint64_t len);
         int (*suspend_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
         /* NULL where a back-end cannot be found again. One try, without waiting for somebody to come; -EOPNOTSUPP: there is one, and it
          * will never do. The story is in f->error */

@@ -17,12 +17,24 @@ static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
         return vhk_container_of(f, struct vhk_vhost_user, f);
 }
 
+/* For another back-end, if one would be looked for. */
+static int keep_log(struct vhk_vhost_user *u, int fd, uint64_t offset, uint64_t size) {
+        if (!u->f.options.reconnect_ns || fd == u->log_fd)
+                return 0;
+        vhk_close(&u->log_fd);
+        u->log_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        u->log_offset = offset;
+        u->log_size = size;
+        return u->log_fd < 0 ? vhk_frontend_fail(&u->f, vhk_errno(), "frontend.log", "the log cannot be kept: %s", strerror(errno)) : 0;
+}
+
 int vhk_vu_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size) {
         struct vhk_p_log p = { .mmap_size = size, .mmap_offset = offset };
         union vhk_p_any reply;
 
-        return vhk_vu_call(vu_of(f), &(struct vhk_vu_call){ .id = VHK_FE_SET_LOG_BASE, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = fd >= 0 },
-                           &reply, NULL);
+        int k = vhk_vu_call(vu_of(f), &(struct vhk_vu_call){ .id = VHK_FE_SET_LOG_BASE, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = fd >= 0 },
+                            &reply, NULL);
+        return k < 0 ? k : keep_log(vu_of(f), fd, offset, size);
 }
 
 int vhk_vu_set_log_fd(struct vhk_frontend *f, int fd) {
@@ -39,7 +51,7 @@ int vhk_vu_log_data(struct vhk_frontend *f, int on) {
         if (k == 0)
                 k = vhk_vu_settle(u);
         if (k == 0)
-                u->state.features = all;
+                u->state.features = u->said_features = all;
         return k;
 }
 
@@ -52,6 +64,8 @@ int vhk_vu_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa) {
         a.flags = on ? VHK_VRING_F_LOG : 0;
         a.log_guest_addr = on ? gpa : 0;
         int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_VRING_ADDR, .payload = &a, .size = sizeof(a) }, NULL, NULL);
+        if (k == 0)
+                u->rings[i].addr = a;
         return k < 0 ? k : vhk_vu_settle(u);
 }
 

@@ -82,12 +82,29 @@ static int replay_features(struct vhk_vhost_user *u, uint64_t all) {
         return replay_status(u, 11);    /* FEATURES_OK */
 }
 
-/* Where the driver's ring stands, by the index that the back-end wrote last; the address is ours. */
-static struct vhk_ring_base base_of(const struct vhk_p_vring_addr *a) {
-        const struct vhk_used *used = (const void *)(uintptr_t)a->used;
-        uint16_t idx = vhk_le16_get((vhk_le16){ vhk_load_acquire(&used->idx.v) });     /* pairs with the release in its flush */
+/* Our own address of the used ring at @addr, as the driver sees it; NULL: it is not lent. */
+static const struct vhk_used *find_used(struct vhk_vhost_user *u, uint64_t addr) {
+        struct vhk_translation t = { .size = sizeof(t), .iova = addr, .gpa = addr };
+        struct vhk_region r = { .size = sizeof(r) };
 
-        return (struct vhk_ring_base){ .avail = idx, .used = idx };
+        if (vhk_vu_has_iommu(u) && u->f.options.on_miss && u->f.options.on_miss(u->f.options.miss_arg, addr, VHK_ACCESS_READ, &t) < 0)
+                return NULL;
+        uint64_t gpa = t.gpa + (addr - t.iova);
+        for (unsigned i = 0; u->memory && vhk_memory_get_region(u->memory, i, &r) == 0; i++)
+                if (gpa >= r.gpa.v && vhk_range_within(gpa - r.gpa.v, sizeof(struct vhk_used), r.len))
+                        return (const void *)((const uint8_t *)r.va + (gpa - r.gpa.v));
+        return NULL;
+}
+
+/* Where the driver's ring stands, by the index that the back-end wrote last. */
+static int find_base(struct vhk_vhost_user *u, unsigned i, struct vhk_ring_base *ret_base) {
+        const struct vhk_used *used = find_used(u, u->rings[i].setup.device);
+
+        if (!used)
+                return vhk_frontend_fail(&u->f, -EOPNOTSUPP, "frontend.ring-memory", "ring %u: its used ring is not in lent memory any more", i);
+        uint16_t idx = vhk_le16_get((vhk_le16){ vhk_load_acquire(&used->idx.v) });     /* pairs with the release in its flush */
+        *ret_base = (struct vhk_ring_base){ .avail = idx, .used = idx };
+        return 0;
 }
 
 static int replay_rings(struct vhk_vhost_user *u) {
@@ -97,8 +114,9 @@ static int replay_rings(struct vhk_vhost_user *u) {
                 if (!r->wanted)
                         continue;
                 struct vhk_ring_setup s = r->setup;
-                s.base = base_of(&r->addr);
-                int k = vhk_vu_send_ring(u, i, &s, &r->addr, !r->disabled);
+                int k = find_base(u, i, &s.base);
+                if (k == 0)
+                        k = vhk_vu_send_ring(u, i, &s, &r->addr, !r->disabled);
                 if (k < 0)
                         return k;
                 if (s.kick_fd >= 0)
@@ -108,7 +126,10 @@ static int replay_rings(struct vhk_vhost_user *u) {
 }
 
 static int replay(struct vhk_vhost_user *u, uint64_t features) {
-        int k = replay_features(u, features);
+        int k = u->log_fd >= 0 ? vhk_vu_set_log(&u->f, u->log_fd, u->log_offset, u->log_size) : 0;
+
+        if (k == 0)
+                k = replay_features(u, features);
 
         u->n_lent = 0;
         if (k == 0 && u->memory)
@@ -150,6 +171,9 @@ void vhk_vu_disconnect(struct vhk_frontend *f) {
         vhk_conn_done(&u->conn);
         vhk_conn_done(&u->channel);
         u->conn.fd = u->channel.fd = -1;
+        u->n_translations = 0;
+        u->in_translations = false;
+        u->n_translations = 0;
 }
 
 void vhk_vu_set_alarm(struct vhk_frontend *f, uint64_t ns) {

@@ -29,7 +29,7 @@ static int collect(struct vhk_vhost_user *u, const struct vhk_memory *m, struct 
                 if (k < 0 || fstat(r.fd, &st) < 0)
                         return vhk_frontend_fail(&u->f, k < 0 ? k : vhk_errno(), "frontend.memory", "region %u of the memory cannot be read", i);
                 w[i] = (struct wanted){
-                        .r = { .gpa = r.gpa.v, .uva = (uintptr_t)r.va, .len = r.len, .fd_offset = r.fd_offset, .dev = st.st_dev, .ino = st.st_ino },
+                        .r = { .gpa = r.gpa.v, .uva = vhk_vu_has(u, VHK_PF_GPA_ADDRESSES) ? r.gpa.v : (uintptr_t)r.va, .len = r.len, .fd_offset = r.fd_offset, .dev = st.st_dev, .ino = st.st_ino },
                         .fd = r.fd,
                 };
         }
@@ -145,6 +145,8 @@ int vhk_vu_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
         u->lent = room;
         u->memory = m;
         k = vhk_vu_has(u, VHK_PF_CONFIGURE_MEM_SLOTS) ? send_difference(u, w, n) : send_table(u, w, n);
+        if (k == 0)
+                k = vhk_vu_tell_memory(u);
         return k < 0 ? k : vhk_vu_settle(u);
 }
 

@@ -88,7 +88,8 @@ TEST(in_band_notifications_and_xen_are_never_taken) {
         init();
         fake.state.protocol_offered = ~0ull;
         enter();
-        CHECK_EQ(info().carrier_acked, FAKE_PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_DEVICE_STATE));
+        CHECK_EQ(info().carrier_acked, FAKE_PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_DEVICE_STATE) |
+                 VHK_BIT(VHK_PF_GPA_ADDRESSES));
         leave();
 }
 

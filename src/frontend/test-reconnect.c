@@ -7,6 +7,7 @@
 
 #include <sys/mman.h>
 #include <time.h>
+#include <vhostkit/migration.h>
 
 #include "frontend/frontend.h"
 #include "frontend/test-fake.h"
@@ -70,7 +71,7 @@ static void arrived(struct arrival *a) {
 static void init(void) {
         for (unsigned i = 0; i < VHK_N(fakes); i++) {
                 fake_init(&fakes[i]);
-                fakes[i].state.protocol_offered |= INFLIGHT;
+                fakes[i].state.protocol_offered |= INFLIGHT | VHK_BIT(VHK_PF_LOG_SHMFD);
         }
         snprintf(dir, sizeof(dir), "/tmp/vhk-test-again-XXXXXX");
         CHECK(mkdtemp(dir));
@@ -192,6 +193,32 @@ TEST(everything_is_said_again) {
         CHECK_EQ(fakes[2].count[VHK_FE_GET_INFLIGHT_FD], 1);
         close_it();
         ended(&fakes[2]);
+        close(kick);
+}
+
+/* A migration goes on: where writes are logged, and that they are. */
+TEST(a_log_is_told_again) {
+        int kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), log = memfd_create("log", MFD_CLOEXEC);
+        struct arrival a;
+        uint8_t status;
+
+        open_it(false);
+        use_it(kick);
+        CHECK_OK(vhk_frontend_set_log(f, log, 4096, 8192));
+        CHECK_OK(vhk_frontend_log_data(f, 1));
+        CHECK_OK(vhk_frontend_log_queue(f, 3, 1, 0x1234000));
+        ended(&fakes[0]);
+        close(log);
+        will_arrive(&a, &fakes[1], 0, false);
+        CHECK_OK(vhk_frontend_get_status(f, &status));
+        arrived(&a);
+        CHECK_EQ(fakes[1].count[VHK_FE_SET_LOG_BASE], 1);
+        CHECK(fakes[1].state.features & VHK_BIT(VHK_F_LOG_ALL));
+        CHECK_EQ(fakes[1].addr.index, 3);
+        CHECK_EQ(fakes[1].addr.flags, VHK_VRING_F_LOG);
+        CHECK_EQ(fakes[1].addr.log_guest_addr, 0x1234000);
+        close_it();
+        ended(&fakes[1]);
         close(kick);
 }
 

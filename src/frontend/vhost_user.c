@@ -22,14 +22,16 @@
 #define TAKEN                                                                                                           \
         (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_CONFIG) |       \
          VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS) |       \
-         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_PAGEFAULT) | VHK_BIT(VHK_PF_DEVICE_STATE))
+         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_PAGEFAULT) | VHK_BIT(VHK_PF_DEVICE_STATE) |                          \
+         VHK_BIT(VHK_PF_GPA_ADDRESSES))
 /* Taken if we would look for another back-end: what makes it go on. */
 #define TAKEN_TO_RECONNECT                                                                                              \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
 /* Taken if the caller maps what the device shows. */
 #define TAKEN_FOR_SHMEM (VHK_BIT(VHK_PF_SHMEM) | VHK_BIT(VHK_PF_BACKEND_SEND_FD) | VHK_BIT(VHK_PF_BACKEND_REQ))
-/* Bits that are between front-end and back-end, or that need what this carrier lacks (an IOTLB). */
-#define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_ACCESS_PLATFORM))
+#define NEEDED_BY_IOMMU (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
+/* Bits that are between front-end and back-end. */
+#define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
 #define MAX_QUEUES 256u                 /* one byte in SET_VRING_KICK */
 #define LISTEN_NS 30000000000ull
 
@@ -53,7 +55,7 @@ static int set_features(struct vhk_frontend *f, uint64_t features) {
                 return k;
         u->state.features = u->said_features = all;
         f->info.acked = features;
-        return 0;
+        return vhk_vu_tell_memory(u);
 }
 
 static int config_range(struct vhk_frontend *f, uint32_t off, uint32_t n) {
@@ -160,7 +162,7 @@ static struct vhk_ring_base decode_base(uint64_t features, uint32_t num) {
         return (struct vhk_ring_base){ .avail = num & 0x7fff, .avail_wrap = num >> 15 & 1, .used = num >> 16 & 0x7fff, .used_wrap = num >> 31 };
 }
 
-/* Guest addresses of the three areas (virtio 1.3, 2.7 and 2.8) to user addresses. */
+/* Guest addresses of the three areas (virtio 1.3, 2.7 and 2.8) to user addresses; with an IOMMU they are I/O addresses. */
 static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, struct vhk_p_vring_addr *ret_addr) {
         bool packed = u->state.features & VHK_BIT(VHK_F_RING_PACKED);
         struct vhk_p_vring_addr a = { .index = i };
@@ -171,6 +173,9 @@ static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
         };
 
         for (size_t j = 0; j < VHK_N(areas); j++) {
+                *areas[j].ret = areas[j].gpa;
+                if (vhk_vu_has_iommu(u))        /* an I/O address: the back-end will ask */
+                        continue;
                 int k = vhk_vu_find(u, areas[j].gpa, areas[j].len, areas[j].ret);
                 if (k < 0)
                         return vhk_frontend_fail(&u->f, k, "frontend.ring-memory", "ring %u: its %s, %llu bytes at guest address 0x%llx, are not in one lent region",
@@ -278,6 +283,10 @@ static int get_fd(struct vhk_frontend *f) {
 
 static int dispatch(struct vhk_frontend *f) {
         int n = vhk_vu_serve(vu_of(f));
+        if (n >= 0 && vu_of(f)->n_translations) {
+                int e = vhk_vu_send_translations(vu_of(f));
+                n = e < 0 ? e : n;
+        }
         int k = n < 0 ? n : vhk_vu_listen_for_end(vu_of(f));
 
         return k < 0 ? k : n;
@@ -289,6 +298,7 @@ static void free_all(struct vhk_vhost_user *u) {
         vhk_close(&u->epoll_fd);
         vhk_close(&u->timer_fd);
         vhk_close(&u->record_fd);
+        vhk_close(&u->log_fd);
         vhk_listener_close(&u->listener);
         free(u->spec);
         free(u->lent);
@@ -318,6 +328,7 @@ static const struct vhk_frontend_ops ops = {
         .set_features = set_features, .set_memory = vhk_vu_set_memory, .get_config = get_config, .set_config = set_config,
         .get_status = get_status, .set_status = set_status, .reset = reset,
         .start_queue = start_queue, .stop_queue = stop_queue, .enable_queue = enable_queue, .set_call_fd = set_call_fd,
+        .iotlb_update = vhk_vu_iotlb_update, .iotlb_invalidate = vhk_vu_iotlb_invalidate,
         .get_fd = get_fd, .dispatch = dispatch, .close = close_, .suspend_queue = suspend_queue,
         .get_shmem_config = vhk_vu_get_shmem_config, .gone = vhk_vu_gone, .reconnect = vhk_vu_reconnect, .disconnect = vhk_vu_disconnect, .set_alarm = vhk_vu_set_alarm,
 };
@@ -478,6 +489,8 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
                         c |= rows[i].capability;
         if (!(u->state.features_offered & VHK_BIT(VHK_F_LOG_ALL)))
                 c &= ~VHK_CAP_LOG;
+        if (u->f.info.features & VHK_BIT(VHK_F_ACCESS_PLATFORM))
+                c |= VHK_CAP_IOMMU;
         return c;
 }
 
@@ -495,7 +508,8 @@ static int handshake(struct vhk_vhost_user *u) {
                 k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_OWNER }, NULL, NULL);
         if (k < 0)
                 return k;
-        u->f.info.features = u->state.features_offered & ~OURS;
+        bool iommu = u->f.options.iommu && (u->state.protocol & NEEDED_BY_IOMMU) == NEEDED_BY_IOMMU;
+        u->f.info.features = u->state.features_offered & ~OURS & ~(iommu ? 0 : VHK_BIT(VHK_F_ACCESS_PLATFORM));
         u->f.info.capabilities = capabilities(u);
         return 0;
 }
@@ -525,7 +539,7 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
                 return NULL;
         u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id },
                 .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
-        u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = -1;
+        u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = u->log_fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
         if (o->shmem)
                 u->shmem.callbacks = *o->shmem;

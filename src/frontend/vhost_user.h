@@ -22,6 +22,8 @@ struct vhk_vu_shmem {
         unsigned n;
 };
 
+#define VHK_VU_TRANSLATIONS 256u        /* as many as rings: each waits for one at most */
+
 struct vhk_vhost_user {
         struct vhk_frontend f;
         char name[112];                 /* the endpoint, for stories */
@@ -40,6 +42,8 @@ struct vhk_vhost_user {
         bool has_status;
         struct vhk_memory *memory;      /* lent last; the caller's */
         int record_fd;                  /* of the in-flight record; -1: none */
+        int log_fd;                     /* of the dirty log; -1: none, or nobody is looked for */
+        uint64_t log_offset, log_size;
         struct vhk_p_inflight record;
         struct vhk_vu_ring {
                 struct vhk_ring_setup setup;
@@ -47,6 +51,9 @@ struct vhk_vhost_user {
                 bool wanted, disabled;
         } rings[256];
         struct vhk_lent *lent;          /* in order of gpa */
+        struct vhk_p_iotlb translations[VHK_VU_TRANSLATIONS];   /* that were missed, to be sent when the call at hand is over */
+        unsigned n_translations;
+        bool in_translations;
         unsigned n_lent;
         struct vhk_vu_shmem shmem;
 };
@@ -120,6 +127,18 @@ int vhk_vu_shmem_map(struct vhk_vhost_user *u, const struct vhk_p_mmap *p, int f
 int vhk_vu_shmem_unmap(struct vhk_vhost_user *u, const struct vhk_p_mmap *p, struct vhk_error *ret_e);
 /* Unmaps everything. */
 void vhk_vu_shmem_forget(struct vhk_vhost_user *u);
+
+/* ---- iotlb.c ---- */
+
+bool vhk_vu_has_iommu(const struct vhk_vhost_user *u);          /* ACCESS_PLATFORM is in use */
+/* A miss or a failed access on the channel: is it to be acknowledged? */
+bool vhk_vu_missed(struct vhk_vhost_user *u, const struct vhk_p_iotlb *p);
+/* No call is at hand: what was missed. 0, or the end of the connection */
+int vhk_vu_send_translations(struct vhk_vhost_user *u);
+/* Before rings start, and when memory was lent: all of it, if guest addresses are I/O addresses. */
+int vhk_vu_tell_memory(struct vhk_vhost_user *u);
+int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t);
+int vhk_vu_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len);
 
 /* ---- table.c ---- */
 

@@ -64,8 +64,8 @@ def hotplug(lab):
     """A DIMM is plugged, used and pulled out twice, then virtio-mem grows and shrinks, while the guest reads and
     verifies through all the memory that it has."""
     image = lab.image("disk.img", 256 * MIB)
-    disk = traced_disk(lab, image)
-    device = vhost_user_device("blk", disk.socket)
+    disk = traced_disk(lab, image, queues=2)
+    device = vhost_user_device("blk", disk.socket, num_queues=2)
     virtio_mem = ["-object", "memory-backend-memfd,id=vmem,size=512M,share=on",
                   "-device", "virtio-mem-pci,id=vm0,memdev=vmem,requested-size=0"]
     guest = Qemu(lab, "hotplug", [*device, *virtio_mem], memory="256M", slots=",slots=4,maxmem=4G", cpus=2)

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * The front-end's IOMMU: with ACCESS_PLATFORM all addresses in rings and requests are I/O addresses, and the back-end asks for
+ * what it does not know. A miss comes on its channel, perhaps while we wait for something else: it is answered there at once (known,
+ * or refused), and the translation follows on the main socket when the call at hand is over.
+ *
+ * Without a callback every guest address is its own I/O address; then all regions are told before a ring starts and when
+ * memory is lent, so that nobody has to serve misses. Source: vhost-user.rst, "IOMMU support".
+ */
+#include "frontend/vhost_user.h"
+
+bool vhk_vu_has_iommu(const struct vhk_vhost_user *u) {
+        return u->state.features & VHK_BIT(VHK_F_ACCESS_PLATFORM);
+}
+
+static int tell(struct vhk_vhost_user *u, const struct vhk_p_iotlb *p) {
+        return vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_IOTLB_MSG, .payload = p, .size = sizeof(*p) }, NULL, NULL);
+}
+
+/* Guest memory at @t->gpa, in the address space that the back-end knows. */
+static int describe(const struct vhk_vhost_user *u, const struct vhk_translation *t, struct vhk_p_iotlb *ret_p) {
+        uint64_t end;
+
+        if (t->size < sizeof(*t) || !t->len || vhk_add_overflows(t->iova, t->len, &end) || t->access < VHK_ACCESS_READ || t->access > VHK_ACCESS_BOTH)
+                return -EINVAL;
+        *ret_p = (struct vhk_p_iotlb){ .iova = t->iova, .len = t->len, .perm = (uint8_t)t->access, .type = VHK_IOTLB_UPDATE };
+        return vhk_vu_find(u, t->gpa, t->len, &ret_p->user_addr);
+}
+
+/* ---- misses ---- */
+
+static int find_same(const struct vhk_vhost_user *u, uint64_t iova, struct vhk_translation *ret_t) {
+        for (unsigned i = 0; i < u->n_lent; i++)
+                if (iova - u->lent[i].gpa < u->lent[i].len) {
+                        ret_t->iova = ret_t->gpa = u->lent[i].gpa;
+                        ret_t->len = u->lent[i].len;
+                        ret_t->access = VHK_ACCESS_BOTH;
+                        return 0;
+                }
+        return -EFAULT;
+}
+
+bool vhk_vu_missed(struct vhk_vhost_user *u, const struct vhk_p_iotlb *p) {
+        const struct vhk_frontend_options *o = &u->f.options;
+        struct vhk_translation t = { .size = sizeof(t) };
+        struct vhk_p_iotlb answer;
+
+        if (p->type != VHK_IOTLB_MISS) {
+                vhk_log(&u->f.log, VHK_LOG_WARNING, "the back-end on %s was not allowed an access to I/O address 0x%llx", u->name, (unsigned long long)p->iova);
+                return true;
+        }
+        int k = o->on_miss ? o->on_miss(o->miss_arg, p->iova, p->perm, &t) : find_same(u, p->iova, &t);
+        if (k == 0)
+                k = describe(u, &t, &answer);
+        if (k < 0 || u->n_translations == VHK_VU_TRANSLATIONS) {
+                vhk_log(&u->f.log, VHK_LOG_INFO, "no translation of 0x%llx for the back-end on %s: %s", (unsigned long long)p->iova, u->name,
+                        k < 0 ? strerror(-k) : "too many at once");
+                return false;
+        }
+        u->translations[u->n_translations++] = answer;
+        return true;
+}
+
+int vhk_vu_send_translations(struct vhk_vhost_user *u) {
+        int k = 0;
+
+        if (u->in_translations)                 /* each is a call of its own, behind which we come here again */
+                return 0;
+        u->in_translations = true;
+        while (u->n_translations && k >= 0) {
+                struct vhk_p_iotlb p = u->translations[0];
+                memmove(u->translations, u->translations + 1, --u->n_translations * sizeof(p));
+                k = tell(u, &p);
+                if (k == -EREMOTEIO)            /* its loss */
+                        k = 0;
+        }
+        u->in_translations = false;
+        return k;
+}
+
+/* ---- without being asked ---- */
+
+int vhk_vu_tell_memory(struct vhk_vhost_user *u) {
+        int k = 0;
+
+        if (!vhk_vu_has_iommu(u) || u->f.options.on_miss)
+                return 0;
+        for (unsigned i = 0; i < u->n_lent && k == 0; i++) {
+                struct vhk_translation t = { .size = sizeof(t) };
+                struct vhk_p_iotlb p;
+                k = find_same(u, u->lent[i].gpa, &t);
+                if (k == 0)
+                        k = describe(u, &t, &p);
+                if (k == 0)
+                        k = tell(u, &p);
+        }
+        return k;
+}
+
+static int need_iommu(struct vhk_frontend *f, struct vhk_vhost_user *u) {
+        return vhk_vu_has_iommu(u) ? 0 : vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.iommu", "ACCESS_PLATFORM is not in use");
+}
+
+int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t) {
+        struct vhk_vhost_user *u = vhk_container_of(f, struct vhk_vhost_user, f);
+        struct vhk_p_iotlb p;
+
+        int k = need_iommu(f, u);
+        if (k < 0)
+                return k;
+        k = describe(u, t, &p);
+        if (k < 0)
+                return vhk_frontend_fail(f, k, "frontend.translation", "a translation of 0x%llx to guest address 0x%llx, %llu bytes: %s",
+                                         (unsigned long long)t->iova, (unsigned long long)t->gpa, (unsigned long long)t->len,
+                                         k == -EFAULT ? "not in one lent region" : "not valid");
+        return tell(u, &p);
+}
+
+int vhk_vu_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len) {
+        struct vhk_vhost_user *u = vhk_container_of(f, struct vhk_vhost_user, f);
+        struct vhk_p_iotlb p = { .iova = iova, .len = len, .type = VHK_IOTLB_INVALIDATE };
+
+        int k = need_iommu(f, u);
+        for (unsigned i = 0; i < u->n_translations; i++)        /* what was not sent yet is out of date */
+                if (!len || u->translations[i].iova - iova < len || iova - u->translations[i].iova < u->translations[i].len)
+                        u->translations[i--] = u->translations[--u->n_translations];
+        return k < 0 ? k : tell(u, &p);
+}
