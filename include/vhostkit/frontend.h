@@ -13,6 +13,7 @@
 #include <vhostkit/backend.h>   /* enum vhk_socket_mode */
 #include <vhostkit/error.h>
 #include <vhostkit/memory.h>
+#include <vhostkit/objects.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -82,6 +83,7 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
  *         struct vhk_ring_setup too, are I/O addresses
  * @on_miss: says what the back-end asks for, from inside of any call; NULL: each guest address is its own I/O address,
  *           and that is told without being asked
+ * @objects: a table of <vhostkit/objects.h>, where the device may share its objects and find others'. NULL: it may not
  */
 struct vhk_frontend_options {
         size_t size;
@@ -101,6 +103,7 @@ struct vhk_frontend_options {
         int iommu;
         vhk_frontend_miss_fn on_miss;
         void *miss_arg;
+        struct vhk_objects *objects;
 };
 
 /**

@@ -67,11 +67,11 @@ static void close_channel(struct vhk_vhost_user *u) {
         u->channel.fd = -1;
 }
 
-static int answer(struct vhk_vhost_user *u, const struct vhk_hdr *request, uint64_t value) {
-        struct vhk_hdr h = { request->request, VHK_HDR_VERSION | VHK_HDR_REPLY, sizeof(value) };
+static int answer(struct vhk_vhost_user *u, uint32_t request, uint64_t value, int fd) {
+        struct vhk_hdr h = { request, VHK_HDR_VERSION | VHK_HDR_REPLY, sizeof(value) };
 
-        trace(u, "~>", VHK_FROM_BACKEND, &h, &value, 0);
-        int k = vhk_conn_send(&u->channel, &h, &value, NULL, 0);
+        trace(u, "~>", VHK_FROM_BACKEND, &h, &value, fd >= 0);
+        int k = vhk_conn_send(&u->channel, &h, &value, &fd, fd >= 0);
         if (k == -EPIPE) {
                 close_channel(u);
                 return 0;
@@ -103,13 +103,27 @@ static int on_IOTLB_MSG(struct vhk_vhost_user *u, const union vhk_p_any *p, cons
         return vhk_error_set(ret_e, -EFAULT, "frontend.translation", "nothing is at I/O address 0x%llx", (unsigned long long)p->iotlb.iova);
 }
 
-/* Requests that are served, when they are in order: 0, or a negative errno with the reason. */
+static int on_SHARED_OBJECT_ADD(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return vhk_vu_object_add(u, p->uuid.uuid, ret_e);
+}
+
+static int on_SHARED_OBJECT_REMOVE(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return vhk_vu_object_remove(u, p->uuid.uuid, ret_e);
+}
+
+static int on_SHARED_OBJECT_LOOKUP(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return vhk_vu_object_lookup(u, p->uuid.uuid, ret_e);
+}
+
+/* Requests that are served, when they are in order: 0; 1: the answer comes later; or a negative errno with the reason. */
 static const struct {
         uint32_t id;
         int (*fn)(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e);
 } requests[] = {
         { VHK_BE_IOTLB_MSG, on_IOTLB_MSG },
         { VHK_BE_CONFIG_CHANGE_MSG, on_CONFIG_CHANGE_MSG }, { VHK_BE_SHMEM_MAP, on_SHMEM_MAP }, { VHK_BE_SHMEM_UNMAP, on_SHMEM_UNMAP },
+        { VHK_BE_SHARED_OBJECT_ADD, on_SHARED_OBJECT_ADD }, { VHK_BE_SHARED_OBJECT_REMOVE, on_SHARED_OBJECT_REMOVE },
+        { VHK_BE_SHARED_OBJECT_LOOKUP, on_SHARED_OBJECT_LOOKUP },
 };
 
 static int do_request(struct vhk_vhost_user *u, uint32_t id, const struct vhk_decoder *d, struct vhk_error *ret_e) {
@@ -133,15 +147,32 @@ static int handle(struct vhk_vhost_user *u) {
         int k = rule == VHK_RULE_OK ? do_request(u, row->id, d, &e) : vhk_error_set(&e, -EPROTO, vhk_rule_id(rule), "%s", vhk_rule_text(rule));
         if (k < 0)
                 refused(u, &h, &e);
+        if (k > 0)
+                return 0;               /* will be answered later */
         bool asks = row ? vhk_wire_answer(&u->state, row, &h) != VHK_ANSWER_NONE
                         : (h.flags & VHK_HDR_NEED_REPLY) && vhk_vu_has(u, VHK_PF_REPLY_ACK);
-        return asks ? answer(u, &h, k < 0) : 0;
+        return asks ? answer(u, h.request, k < 0, -1) : 0;
+}
+
+/* An answer that was put off: nothing more is read before it has gone. 1: go on reading */
+static int answer_lookup(struct vhk_vhost_user *u) {
+        VHK_AUTOCLOSE int fd = -1;
+
+        if (!u->objects.waits)
+                return 1;
+        if (!vhk_vu_lookup_is_over(u, &fd))
+                return 0;
+        int k = answer(u, VHK_BE_SHARED_OBJECT_LOOKUP, fd < 0, fd);
+        return k < 0 ? k : 1;
 }
 
 int vhk_vu_serve(struct vhk_vhost_user *u) {
         int n = 0;
 
         while (u->channel.fd >= 0 && n < SERVE_AT_ONCE) {
+                int ready = answer_lookup(u);
+                if (ready <= 0 || u->channel.fd < 0)
+                        return ready < 0 ? ready : n;
                 if (vhk_conn_wants_out(&u->channel) && vhk_conn_flush(&u->channel) < 0) {
                         close_channel(u);
                         break;
@@ -210,15 +241,18 @@ static int receive(struct vhk_vhost_user *u, const struct vhk_row *row, const st
 
 static int wait_for_io(struct vhk_vhost_user *u, bool answer_due, uint64_t deadline) {
         uint64_t now = now_ns();
-        struct pollfd p[2] = {
+        struct pollfd p[3] = {
                 { .fd = u->conn.fd, .events = (short)((answer_due ? POLLIN : 0) | (vhk_conn_wants_out(&u->conn) ? POLLOUT : 0)) },
-                { .fd = u->channel.fd, .events = (short)(POLLIN | (vhk_conn_wants_out(&u->channel) ? POLLOUT : 0)) },
+                { .fd = u->channel.fd, .events = (short)((u->objects.waits ? 0 : POLLIN) | (vhk_conn_wants_out(&u->channel) ? POLLOUT : 0)) },
+                { .fd = u->objects.waits ? u->objects.answer_bell : -1, .events = POLLIN },
         };
 
         if (now >= deadline)
                 return -ETIMEDOUT;
+        uint64_t lookup = VHK_MAX(vhk_vu_lookup_deadline(u), now);
+        deadline = VHK_MIN(deadline, lookup);
         uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)3600000);
-        if (poll(p, 2, (int)ms) < 0 && errno != EINTR)
+        if (poll(p, 3, (int)ms) < 0 && errno != EINTR)
                 return vhk_errno();
         return 0;
 }

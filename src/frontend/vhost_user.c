@@ -29,6 +29,7 @@
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
 /* Taken if the caller maps what the device shows. */
 #define TAKEN_FOR_SHMEM (VHK_BIT(VHK_PF_SHMEM) | VHK_BIT(VHK_PF_BACKEND_SEND_FD) | VHK_BIT(VHK_PF_BACKEND_REQ))
+#define TAKEN_FOR_OBJECTS (VHK_BIT(VHK_PF_SHARED_OBJECT) | VHK_BIT(VHK_PF_BACKEND_REQ))
 #define NEEDED_BY_IOMMU (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 /* Bits that are between front-end and back-end. */
 #define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
@@ -287,12 +288,14 @@ static int dispatch(struct vhk_frontend *f) {
                 int e = vhk_vu_send_translations(vu_of(f));
                 n = e < 0 ? e : n;
         }
-        int k = n < 0 ? n : vhk_vu_listen_for_end(vu_of(f));
+        int m = n < 0 ? n : vhk_vu_serve_lookups(vu_of(f));
+        int k = m < 0 ? m : vhk_vu_listen_for_end(vu_of(f));
 
-        return k < 0 ? k : n;
+        return k < 0 ? k : n + m;
 }
 
 static void free_all(struct vhk_vhost_user *u) {
+        vhk_vu_objects_leave(u);
         vhk_conn_done(&u->channel);
         vhk_conn_done(&u->conn);
         vhk_close(&u->epoll_fd);
@@ -308,6 +311,7 @@ static void free_all(struct vhk_vhost_user *u) {
 /* What the back-end had here. May come twice. */
 void vhk_vu_gone(struct vhk_frontend *f) {
         vhk_vu_shmem_forget(vu_of(f));
+        vhk_vu_objects_forget(vu_of(f));
 }
 
 static void close_(struct vhk_frontend *f) {
@@ -428,7 +432,8 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         if (k < 0)
                 return k;
         u->state.protocol_offered = offered;
-        uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0) | (u->shmem.callbacks.size ? TAKEN_FOR_SHMEM : 0);
+        uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0) | (u->shmem.callbacks.size ? TAKEN_FOR_SHMEM : 0) |
+                          (u->f.options.objects ? TAKEN_FOR_OBJECTS : 0);
         uint64_t taken = offered & wanted & ~u->f.options.protocol_no_offer;
         if ((taken & TAKEN_TO_RECONNECT) != TAKEN_TO_RECONNECT)
                 taken &= ~TAKEN_TO_RECONNECT | VHK_BIT(VHK_PF_INFLIGHT_SHMFD);
@@ -436,6 +441,8 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
                 taken &= ~VHK_BIT(VHK_PF_PAGEFAULT);
         if ((taken & TAKEN_FOR_SHMEM) != TAKEN_FOR_SHMEM)
                 taken &= ~VHK_BIT(VHK_PF_SHMEM) & ~VHK_BIT(VHK_PF_BACKEND_SEND_FD);
+        if ((taken & TAKEN_FOR_OBJECTS) != TAKEN_FOR_OBJECTS)
+                taken &= ~VHK_BIT(VHK_PF_SHARED_OBJECT);
         k = vhk_vu_call_u64(u, VHK_FE_SET_PROTOCOL_FEATURES, taken);
         if (k < 0)
                 return k;
@@ -529,6 +536,9 @@ static int make_epoll(struct vhk_vhost_user *u) {
                 u->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         if (u->epoll_fd < 0 || u->timer_fd < 0)
                 return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.open", "cannot make an epoll set and a timer: %s", strerror(errno));
+        int k = u->f.options.objects ? vhk_vu_objects_join(u, u->f.options.objects) : 0;
+        if (k < 0)
+                return vhk_frontend_fail(&u->f, k, "frontend.open", "cannot make the bells of shared objects: %s", strerror(-k));
         return watch(u, u->timer_fd);
 }
 
@@ -541,6 +551,7 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
                 .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
         u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = u->log_fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
+        u->objects.ask_bell = u->objects.answer_bell = u->objects.fd = -1;
         if (o->shmem)
                 u->shmem.callbacks = *o->shmem;
         u->spec = spec ? strdup(spec) : NULL;

@@ -13,6 +13,21 @@ struct vhk_lent {
         uint64_t theirs;                /* the back-end's address of it, under postcopy */
 };
 
+/* A front-end in a table of shared objects, and the lookup of its back-end, one at a time (objects.c). */
+struct vhk_vu_objects {
+        struct vhk_objects *table;      /* NULL: in none */
+        int ask_bell, answer_bell;      /* rung by others; in the epoll set. -1: none */
+        bool waits;                     /* a lookup is unanswered: the channel is not read */
+        uint64_t deadline;              /* of that, CLOCK_MONOTONIC */
+        /* ---- guarded by the table's lock ---- */
+        struct vhk_vu_objects *next, *owner;
+        unsigned n_added;
+        enum { VHK_LOOKUP_NONE, VHK_LOOKUP_ASKED, VHK_LOOKUP_TAKEN, VHK_LOOKUP_DONE } state;
+        uint64_t ticket;
+        uint8_t uuid[16];
+        int fd;                         /* the answer; -1: not found */
+};
+
 /* Shared memory regions and what is mapped in them (shmem.c). */
 struct vhk_vu_shmem {
         struct vhk_frontend_shmem callbacks;    /* size 0: regions are not wanted */
@@ -56,6 +71,7 @@ struct vhk_vhost_user {
         bool in_translations;
         unsigned n_lent;
         struct vhk_vu_shmem shmem;
+        struct vhk_vu_objects objects;
 };
 
 static inline bool vhk_vu_has(const struct vhk_vhost_user *u, unsigned protocol_bit) {
@@ -139,6 +155,21 @@ int vhk_vu_send_translations(struct vhk_vhost_user *u);
 int vhk_vu_tell_memory(struct vhk_vhost_user *u);
 int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t);
 int vhk_vu_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len);
+/* ---- objects.c ---- */
+
+int vhk_vu_objects_join(struct vhk_vhost_user *u, struct vhk_objects *table);   /* needs the epoll set */
+void vhk_vu_objects_leave(struct vhk_vhost_user *u);
+/* The back-end has gone: so do its objects, and its lookup. */
+void vhk_vu_objects_forget(struct vhk_vhost_user *u);
+int vhk_vu_object_add(struct vhk_vhost_user *u, const uint8_t uuid[16], struct vhk_error *ret_e);
+int vhk_vu_object_remove(struct vhk_vhost_user *u, const uint8_t uuid[16], struct vhk_error *ret_e);
+/* 1: it is on its way, and u->objects.waits until vhk_vu_lookup_is_over(). */
+int vhk_vu_object_lookup(struct vhk_vhost_user *u, const uint8_t uuid[16], struct vhk_error *ret_e);
+/* The answer is there (a descriptor that is the caller's, or -1), or it took too long. */
+bool vhk_vu_lookup_is_over(struct vhk_vhost_user *u, int *ret_fd);
+uint64_t vhk_vu_lookup_deadline(const struct vhk_vhost_user *u);        /* UINT64_MAX: there is none */
+/* Asks our back-end for what others look up. Number, or a negative errno: the connection has ended. */
+int vhk_vu_serve_lookups(struct vhk_vhost_user *u);
 
 /* ---- table.c ---- */
 
