@@ -155,6 +155,7 @@ int vhk_vu_send_translations(struct vhk_vhost_user *u);
 int vhk_vu_tell_memory(struct vhk_vhost_user *u);
 int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t);
 int vhk_vu_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len);
+
 /* ---- objects.c ---- */
 
 int vhk_vu_objects_join(struct vhk_vhost_user *u, struct vhk_objects *table);   /* needs the epoll set */
