@@ -23,12 +23,12 @@
 #define UNDER_ASAN 0
 #endif
 
-static struct rig victim, bystander;
-struct rig *fe = &victim;
+static struct rig victim, bystander, migrant;
+struct rig *fe = &victim, *postcopy_fe = &migrant;
 struct vhk_host *victim_host;
 uint64_t offered, offered_protocol;
 char verdict[128], disk_path[96];
-static char bystander_path[96];         /* a file of its own: a disk that is served is locked */
+static char other_paths[2][96];         /* files of their own: a disk that is served is locked */
 
 static struct row *rows;
 
@@ -118,8 +118,8 @@ void expect_quiet(const char *when, unsigned most) {
 
 /* ---- the disks ---- */
 
-static struct vhk_blkdev *disks[2];
-static struct vhk_device_ops ops[2];
+static struct vhk_blkdev *disks[3];
+static struct vhk_device_ops ops[3];
 static int (*blk_attach)(void *dev, struct vhk_host *host);
 
 static int attach(void *dev, struct vhk_host *host) {
@@ -140,9 +140,11 @@ static void make_disk(char *path) {
         }
 }
 
-static void open_victim(struct rig *r, unsigned n) {
-        struct vhk_blkdev_options o = { .size = sizeof(o), .path = n ? bystander_path : disk_path, .serial = "hostile", .engine = VHK_BLKDEV_SYNC, .n_queues = N_RINGS, .queue_size = RING_MAX };
-        struct vhk_backend_options bo = { .limit_ns = LIMIT_NS, .features_offer = VHK_BIT(VHK_F_ACCESS_PLATFORM) };
+/* Postcopy needs a worker for control alone, and takes the place of slots: a back-end of its own offers it. */
+static void open_victim(struct rig *r, unsigned n, bool postcopy) {
+        struct vhk_blkdev_options o = { .size = sizeof(o), .path = n ? other_paths[n - 1] : disk_path, .serial = "hostile", .engine = VHK_BLKDEV_SYNC, .n_queues = N_RINGS, .queue_size = RING_MAX };
+        struct vhk_backend_options bo = { .limit_ns = LIMIT_NS, .features_offer = VHK_BIT(VHK_F_ACCESS_PLATFORM),
+                                          .protocol_offer = postcopy ? VHK_BIT(VHK_PF_PAGEFAULT) : 0 };
         struct vhk_error e = { .text = "" };
 
         CHECK_MSG(vhk_blkdev_open(&o, &disks[n], &e) == 0, "%s", e.text);
@@ -153,7 +155,7 @@ static void open_victim(struct rig *r, unsigned n) {
         r->control = servers[0].worker;
         r->turn = rest;
         rig_open_with(r, &bo, &ops[n], disks[n]);
-        for (unsigned i = N_RINGS / 2; i < N_RINGS; i++)
+        for (unsigned i = postcopy ? 0 : N_RINGS / 2; i < N_RINGS; i++)
                 CHECK_OK(vhk_backend_set_worker(r->b, i, servers[1].worker));
 }
 
@@ -170,12 +172,15 @@ static void set_up(void) {
         CHECK_OK(sigaction(SIGBUS, &sa, NULL));
         snprintf(disk_path, sizeof(disk_path), "/tmp/vhk-hostile-XXXXXX");
         make_disk(disk_path);
-        snprintf(bystander_path, sizeof(bystander_path), "/tmp/vhk-hostile-XXXXXX");
-        make_disk(bystander_path);
+        for (unsigned i = 0; i < VHK_N(other_paths); i++) {
+                snprintf(other_paths[i], sizeof(other_paths[i]), "/tmp/vhk-hostile-XXXXXX");
+                make_disk(other_paths[i]);
+        }
         for (unsigned i = 0; i < 2; i++)
                 CHECK_OK(vhk_worker_new(NULL, NULL, &servers[i].worker));
-        open_victim(&victim, 0);
-        open_victim(&bystander, 1);
+        open_victim(&victim, 0, false);
+        open_victim(&bystander, 1, false);
+        open_victim(&migrant, 2, true);
         for (unsigned i = 0; i < 2; i++)
                 CHECK(pthread_create(&servers[i].thread, NULL, serve, &servers[i]) == 0);
         CHECK_MSG(vhk_blk_open(bystander.path, &bo, &reader, &e) == 0, "%s", e.text);
@@ -200,13 +205,15 @@ static void tear_down(void) {
         vhk_blk_close(reader);
         close_rig(&victim, 0);
         close_rig(&bystander, 1);
+        close_rig(&migrant, 2);
         for (unsigned i = 0; i < 2; i++) {
                 vhk_store_relaxed(&servers[i].stop, true);
                 pthread_join(servers[i].thread, NULL);
                 vhk_worker_free(servers[i].worker);
         }
         unlink(disk_path);
-        unlink(bystander_path);
+        for (unsigned i = 0; i < VHK_N(other_paths); i++)
+                unlink(other_paths[i]);
 }
 
 /* ---- what must be as before ---- */
@@ -304,6 +311,8 @@ int main(int argc, char **argv) {
                 reads.slowest = 0;
                 uint64_t begin = now_ns();
                 bool ok = r->run(r->fn);
+                leave();
+                fe = &victim;
                 ok &= row_run(after_row);
                 printf("%s  %-78s %-4s %s  %u reads beside, %llu ms%s%s\n", r->id, r->title, r->outcome, ok ? "ok" : "FAILED",
                        vhk_load_relaxed(&reads.n) - reads_before, (unsigned long long)((now_ns() - begin) / 1000000), verdict[0] ? "; " : "", verdict);

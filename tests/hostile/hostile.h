@@ -26,6 +26,7 @@ struct row {
 void row_register(struct row *r);
 
 extern struct rig *fe;                  /* the front-end that attacks */
+extern struct rig *postcopy_fe;         /* another, whose back-end offers postcopy if this machine can; a row may point @fe at it */
 extern struct vhk_host *victim_host;
 extern uint64_t offered, offered_protocol;
 extern char verdict[128];               /* what a row adds to its verdict */

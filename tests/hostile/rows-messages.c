@@ -374,6 +374,29 @@ ROW(H32, "SEND_RARP and NET_SET_MTU with garbage", "E/I") {
         }
 }
 
+static void come_for_postcopy(void) {
+        leave();
+        fe_connect(fe);
+        uint64_t there = fe_get(fe, VHK_FE_GET_PROTOCOL_FEATURES);
+        fe_negotiate(fe, FEATURES, ((PROTOCOL & ~VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS)) | VHK_BIT(VHK_PF_PAGEFAULT)) & there);
+}
+
+/* Without the probe behind it, which is no acknowledgement of a table: waits a moment for whatever comes. */
+static enum result say_postcopy(uint32_t id, const void *payload, uint32_t size, int fd) {
+        fe_send(fe, id, VHK_HDR_NEED_REPLY, payload, size, &fd, fd >= 0);
+        for (uint64_t until = now_ns() + 20000000u; now_ns() < until; turn(fe, 1)) {
+                int k = vhk_conn_receive(&fe->fe);
+                if (k == VHK_CONN_MESSAGE) {
+                        vhk_decoder_next(&fe->fe.in);
+                        return REPLY;
+                }
+                if (k == VHK_CONN_EOF || k == VHK_CONN_CUT)
+                        return CLOSED;
+                CHECK_OK(k);
+        }
+        return IGNORED;
+}
+
 ROW(H33, "postcopy out of order: LISTEN without ADVISE, END twice, with slots, no acknowledgement", "E") {
         static const uint32_t ids[] = { VHK_FE_POSTCOPY_ADVISE, VHK_FE_POSTCOPY_LISTEN, VHK_FE_POSTCOPY_END };
 
@@ -387,6 +410,36 @@ ROW(H33, "postcopy out of order: LISTEN without ADVISE, END twice, with slots, n
                                 come_with_ring();
                 }
         read_sector(0, 3);
+        leave();
+        fe = postcopy_fe;
+        come_for_postcopy();
+        if (!(fe->protocol & VHK_BIT(VHK_PF_PAGEFAULT)))
+                return;
+        snprintf(verdict, sizeof(verdict), "with slots refused; where offered, in all orders");
+        CHECK_EQ(say(VHK_FE_POSTCOPY_LISTEN, NULL, 0, -1), NO);
+        /* Every sequence of four of these; only that it lives is asked. */
+        static const struct vhk_p_u64 ack[] = { { 0 }, { 1 } };
+        struct vhk_p_mem_regions m = { .n_regions = 1, .regions = { region(fe, 0, MEM_BYTES) } };
+        for (unsigned x = 0; x < 6 * 6 * 6 * 6; x++) {
+                come_for_postcopy();
+                enum result r = OK;
+                for (unsigned k = 0, y = x; k < 4 && r != CLOSED; k++, y /= 6)
+                        switch (y % 6) {
+                        case 0: r = say_postcopy(VHK_FE_POSTCOPY_ADVISE, NULL, 0, -1); break;
+                        case 1: r = say_postcopy(VHK_FE_POSTCOPY_LISTEN, NULL, 0, -1); break;
+                        case 2: r = say_postcopy(VHK_FE_POSTCOPY_END, NULL, 0, -1); break;
+                        case 3: r = say_postcopy(VHK_FE_SET_MEM_TABLE, &m, 40, fe->memfd); break;
+                        case 4: r = say_postcopy(VHK_FE_SET_MEM_TABLE, &ack[x & 1], 8, -1); break;
+                        case 5: r = say_postcopy(VHK_FE_SET_VRING_NUM, &(struct vhk_p_vring_state){ 0, 16 }, 8, -1); break;
+                        }
+        }
+        come_for_postcopy();                    /* and an honest one after all that */
+        CHECK_EQ(say(VHK_FE_SET_MEM_TABLE, &m, 40, fe->memfd), OK);
+        ring_make(fe, 0);
+        ring_set_up(fe, 0, 0);
+        ring_go(fe, 0);
+        read_sector(0, 3);
+        CHECK_EQ(say(VHK_FE_POSTCOPY_LISTEN, NULL, 0, -1), NO);         /* memory is mapped */
 }
 
 ROW(H34, "STATUS values, regressions, after FAILED; RESET_DEVICE and RESET_OWNER with a running ring", "I") {
