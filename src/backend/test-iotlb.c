@@ -241,6 +241,63 @@ TEST(two_rings_ask_once) {
         iotlb_close(&r);
 }
 
+/* Whatever is not the answer that is due ends the channel, and not the session. */
+TEST(h38_wrong_answers) {
+        static const struct vhk_hdr wrong[] = {
+                { VHK_BE_CONFIG_CHANGE_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 8 }, { 99, VHK_HDR_VERSION | VHK_HDR_REPLY, 8 },
+                { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION, 8 }, { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY | VHK_HDR_NEED_REPLY, 8 },
+                { VHK_BE_IOTLB_MSG, 2 | VHK_HDR_REPLY, 8 }, { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 4 },
+                { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 16 }, { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 0 },
+                { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, UINT32_MAX },
+        };
+        static const uint8_t zeroes[16];
+        static struct rig r;
+
+        iotlb_open(&r, (struct vhk_backend_options){ .n_queues = 0 }, 1);
+        for (unsigned i = 0; i < VHK_N(wrong); i++) {
+                int k;
+                next_miss(&r);
+                CHECK_EQ(send(channel.fd, &wrong[i], sizeof(wrong[i]), MSG_NOSIGNAL), sizeof(wrong[i]));
+                CHECK(send(channel.fd, zeroes, VHK_MIN(wrong[i].size, 16u), MSG_NOSIGNAL) >= 0);
+                pump(&r);
+                while ((k = vhk_conn_receive(&channel)) == VHK_CONN_HEADER)
+                        ;
+                CHECK(k == VHK_CONN_EOF || k == -ECONNRESET);
+                CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+                channel_open(&r);                                       /* asked again */
+        }
+        CHECK(!is_readable(r.rings[0].err));
+        ring_add(&r, 0);
+        SERVE_UNTIL(&r, ring_is_idle(&r, 0));
+        iotlb_close(&r);
+}
+
+/* A descriptor where none belongs, half an answer, and none at all. */
+TEST(h38_more_than_an_answer_and_less) {
+        static const struct vhk_hdr ack = { VHK_BE_IOTLB_MSG, VHK_HDR_VERSION | VHK_HDR_REPLY, 8 };
+        static struct rig r;
+
+        iotlb_open(&r, (struct vhk_backend_options){ .limit_ns = LIMIT_SHORT }, 1);
+        next_miss(&r);
+        CHECK_OK(vhk_conn_send(&channel, &ack, &(uint64_t){ 0 }, &r.memfd, 1));
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_EOF);
+        channel_open(&r);
+        next_miss(&r);
+        CHECK_EQ(send(channel.fd, &ack, 7, MSG_NOSIGNAL), 7);
+        vhk_conn_done(&channel);                                        /* in the middle of it */
+        pump(&r);
+        channel_open(&r);
+        next_miss(&r);
+        PUMP_UNTIL(&r, strstr(r.log, "not answered in time"));
+        channel_answer(0);                                              /* after the time limit: it is matched still */
+        CHECK_EQ(iotlb_update(&r, area_iova(0, 0), RING_BYTES, 3), 0);
+        pump(&r);
+        CHECK(fe_get(&r, VHK_FE_GET_FEATURES));
+        CHECK_EQ(vhk_conn_receive(&channel), VHK_CONN_AGAIN);           /* open */
+        iotlb_close(&r);
+}
+
 /* ---- invalidations ---- */
 
 static void hold_one(struct rig *r) {
