@@ -78,6 +78,29 @@ static int set_config(void *dev, uint32_t off, const void *buf, uint32_t n, enum
         return 0;
 }
 
+static int send_rarp(void *dev, const uint8_t mac[6]) {
+        (void)dev, (void)mac;
+        return 0;
+}
+
+static int set_mtu(void *dev, uint16_t mtu) {
+        (void)dev, (void)mtu;
+        return 0;
+}
+
+static int64_t create_session(void *dev, enum vhk_crypto_form form, const void *session) {
+        (void)dev, (void)form, (void)session;
+        return 1;
+}
+
+static int close_session(void *dev, uint64_t id) {
+        (void)dev, (void)id;
+        return 0;
+}
+
+static const struct vhk_net_ops net = { .size = sizeof(net), .send_rarp = send_rarp, .set_mtu = set_mtu };
+static const struct vhk_crypto_ops crypto = { .size = sizeof(crypto), .create_session = create_session, .close_session = close_session };
+
 static int open_device(void *state, struct vhk_device_ops *ops, struct vhk_error *ret_e) {
         struct any *a = state;
 
@@ -87,6 +110,8 @@ static int open_device(void *state, struct vhk_device_ops *ops, struct vhk_error
         ops->n_queues = a->kind->n_queues;
         ops->features = a->kind->features;
         ops->config_len = a->kind->config_len;
+        ops->net = ops->virtio_id == 1 ? &net : NULL;
+        ops->crypto = ops->virtio_id == 20 ? &crypto : NULL;
         return 0;
 }
 

@@ -182,6 +182,30 @@ static int dev_load_state(void *dev, const void *data, size_t n) {
         return -EOPNOTSUPP;
 }
 
+static int dev_send_rarp(void *dev, const uint8_t mac[6]) {
+        return 0;
+}
+
+static int dev_set_mtu(void *dev, uint16_t mtu) {
+        return 0;
+}
+
+static int64_t dev_create_session(void *dev, enum vhk_crypto_form form, const void *session) {
+        return 1;                       /* as any-device says */
+}
+
+static int dev_close_session(void *dev, uint64_t id) {
+        return 0;
+}
+
+static const struct vhk_net_ops dev_net = { .size = sizeof(dev_net), .send_rarp = dev_send_rarp, .set_mtu = dev_set_mtu };
+static const struct vhk_crypto_ops dev_crypto = {
+        .size = sizeof(dev_crypto), .create_session = dev_create_session, .close_session = dev_close_session,
+};
+
+/* Protocol features that come with the device. */
+#define OF_THE_DEVICE (VHK_BIT(VHK_PF_DEVICE_STATE) | VHK_BIT(VHK_PF_RARP) | VHK_BIT(VHK_PF_NET_MTU) | VHK_BIT(VHK_PF_CRYPTO_SESSION))
+
 #define RING_BITS (((UINT64_C(1) << (VHK_F_RING_LAST + 1)) - 1) & ~((UINT64_C(1) << VHK_F_RING_FIRST) - 1))
 
 static void open_backend(struct replay *r) {
@@ -195,11 +219,11 @@ static void open_backend(struct replay *r) {
                 .size = sizeof(ops), .virtio_id = r->t->virtio_id, .n_queues = (uint16_t)trace_n_rings(r->t), .queue_size_max = 1024,
                 .config_len = protocol & VHK_BIT(VHK_PF_CONFIG) ? VHK_MAX_CONFIG : 0, .features = features & ~RING_BITS,
                 .queue_run = dev_run, .get_config = dev_get_config, .set_config = dev_set_config,
-                .save_state = dev_save_state, .load_state = dev_load_state,
+                .save_state = dev_save_state, .load_state = dev_load_state, .net = &dev_net, .crypto = &dev_crypto,
         };
         struct vhk_backend_options o = {
                 .size = sizeof(o), .has_fd = 1, .fd = ends[0], .control = r->control,
-                .protocol_offer = protocol & ~VHK_BIT(VHK_PF_DEVICE_STATE),     /* which comes with the device */
+                .protocol_offer = protocol & ~OF_THE_DEVICE,
                 .protocol_no_offer = ~protocol, .features_no_offer = ~features,
                 .on_event = on_event, .event_arg = r, .log = on_log, .log_arg = r,
         };
@@ -434,14 +458,14 @@ static void close_replay(struct replay *r) {
                 close(r->kept[--r->n_kept]);
 }
 
-/* Not where our own front-end spoke, nor where the recording proxy answered for a device that we do not have. Under postcopy
- * the answers hold our addresses, and with an IOMMU their order is that of the guest's requests: those are for the pure
- * checks. */
+/* Not where our own front-end spoke. Under postcopy the answers hold our addresses; with an IOMMU, and with notifications that
+ * are messages, the order is that of the guest's requests: those are for the pure checks. */
 static bool can_be_played(const struct trace *t) {
         for (unsigned i = 0; i < t->n; i++)
-                if (trace_asks(&t->lines[i], VHK_FE_POSTCOPY_LISTEN) || trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG))
+                if (trace_asks(&t->lines[i], VHK_FE_POSTCOPY_LISTEN) || trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG) ||
+                    trace_asks(&t->lines[i], VHK_FE_VRING_KICK))
                         return false;
-        return strcmp(t->front_end, "vhk") != 0 && strcmp(t->back_end, "proxy") != 0;
+        return strcmp(t->front_end, "vhk") != 0;
 }
 
 /* Is the next line on the main socket an answer? */
@@ -644,6 +668,14 @@ static bool translations(const struct trace *t) {
         return n[1] && n[2] && n[3];
 }
 
+static bool notifications_are_messages(const struct trace *t) {
+        bool calls = false;
+
+        for (unsigned i = 0; i < t->n; i++)
+                calls |= t->lines[i].direction == '{' && t->lines[i].h.request == VHK_BE_VRING_CALL;
+        return calls && count(t, VHK_FE_VRING_KICK);
+}
+
 static bool regions_come_and_go(const struct trace *t) {
         return count(t, VHK_FE_ADD_MEM_REG) > 2 && count(t, VHK_FE_REM_MEM_REG) >= 1;
 }
@@ -679,8 +711,9 @@ TEST(the_traces_hold_what_they_are_kept_for) {
                 IN(log_goes_on, "qemu-migrate-precopy-vhk-blk-1-0"),
                 IN(log_goes_on_and_off, "qemu-migrate-cancel-vhk-blk-1-0"),
                 IN(postcopy_in_all_its_legs, "qemu-migrate-postcopy-vhk-blk-2-0"),
-                IN(sessions_of_632_bytes, "qemu-crypto-session"),
-                IN(mtu_before_features, "qemu-net-mtu"),
+                IN(sessions_of_632_bytes, "qemu-crypto"),
+                IN(mtu_before_features, "qemu-net"),
+                IN(notifications_are_messages, "uml-inband-vhk-blk-0"),
                 IN(translations, "qemu-viommu-vhk-blk-0"),
                 IN(regions_come_and_go, "qemu-hotplug-vhk-blk-0"),
                 IN(capacity_changes, "qemu-blk-resize-vhk-blk-0"),

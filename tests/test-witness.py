@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 
 import traces                                       # noqa: E402
 
-OURS = ("vhk", "vhk-blk", "any-device", "proxy")
+OURS = ("vhk", "vhk-blk", "any-device")
 ORDER = ("QEMU", "UML", "qemu-storage-daemon")
 SET_MEM_TABLE, POSTCOPY_LISTEN, POSTCOPY_END = 5, 29, 30
 

@@ -41,8 +41,6 @@ def pairs():
     found = {}
     for trace in traces.kept().values():
         front, back = trace.facts["front-end"], trace.facts["back-end"]
-        if back == "proxy":
-            continue                    # not really ours
         foreign, ours = (back, front) if front in OURS else (front, back)
         found.setdefault((foreign, ours), set()).add(trace.facts["device"].split()[0])
     return found

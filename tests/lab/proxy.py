@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Sits between a front-end and a back-end, passes every message on and keeps it as a trace.
 
-It can also hide features of the back-end, and offer protocol features that the back-end does not
-have: then it answers their messages itself.
-
 One thread.  A message is read whole (header, then as much as it announces: descriptors come with
 the header's first byte) and sent on in one piece.  The back-end's own channel, a descriptor in
 SET_BACKEND_REQ_FD, is cut open too.
@@ -20,8 +17,7 @@ import threading
 from traces import HEADER, Message, Trace
 
 U64 = struct.Struct("=Q")
-GET_FEATURES, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, SET_BACKEND_REQ_FD = 1, 15, 16, 21
-ANSWER = 5                      # version 1, reply
+GET_FEATURES, SET_BACKEND_REQ_FD = 1, 21
 MAX_FDS = 32
 
 
@@ -30,13 +26,12 @@ class Gone(Exception):
 
 
 class Proxy:
-    def __init__(self, lab, target, hide=0, add=0, own=None, name="proxy"):
-        """@hide: feature bits of the back-end that the front-end shall not see; @add: protocol
-        features beside its own; @own: message -> function from its payload to the answer's."""
+    def __init__(self, lab, target, hide=0, name="proxy"):
+        """@hide: feature bits of the back-end that the front-end shall not see."""
         self.name = name
         self.socket = lab.path(f"{name}.sock")
         self.target = target
-        self.hide, self.add, self.own = hide, add, own or {}
+        self.hide = hide
         self.traces = []                # one list of messages per connection
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.socket)
@@ -90,14 +85,7 @@ class Connection:
         fds += more
         if direction == "<" and number == GET_FEATURES:
             payload = U64.pack(U64.unpack(payload)[0] & ~self.proxy.hide)
-        if direction == "<" and number == GET_PROTOCOL_FEATURES:
-            payload = U64.pack(U64.unpack(payload)[0] | self.proxy.add)
         self.messages.append(Message(direction, number, flags, payload, [self._kind(fd) for fd in fds]))
-        if direction == ">" and number in self.proxy.own:
-            self._answer(source, number, self.proxy.own[number](payload))
-            return
-        if direction == ">" and number == SET_PROTOCOL_FEATURES:
-            payload = U64.pack(U64.unpack(payload)[0] & ~self.proxy.add)
         if direction == ">" and number == SET_BACKEND_REQ_FD and fds:
             ours, theirs = socket.socketpair()
             self._join(ours, socket.socket(fileno=fds[0]), "}{")
@@ -105,12 +93,6 @@ class Connection:
         socket.send_fds(sink, [head + payload], fds)
         for fd in fds:
             os.close(fd)
-
-    def _answer(self, source, number, payload):
-        """@payload None: no answer is expected."""
-        if payload is not None:
-            self.messages.append(Message("<", number, ANSWER, payload, []))
-            source.sendall(HEADER.pack(number, ANSWER, len(payload)) + payload)
 
     def _kind(self, fd):
         target = os.readlink(f"/proc/self/fd/{fd}")
