@@ -26,6 +26,9 @@ enum vhk_frontend_event {
         VHK_FRONTEND_GONE,              /* the back-end closed the connection, or broke the protocol */
         VHK_FRONTEND_RECONNECTED,       /* it had gone, and one is there again that goes on where it was */
 };
+/** What a ring says in-band, for want of a descriptor: it has used something; it is broken. Several may come as one. */
+enum vhk_frontend_queue_event { VHK_FRONTEND_QUEUE_CALLED, VHK_FRONTEND_QUEUE_BROKEN };
+typedef void (*vhk_frontend_queue_fn)(void *arg, unsigned queue, enum vhk_frontend_queue_event ev);
 typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e);
 
 /**
@@ -74,6 +77,8 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
  * @virtio_id: device type, where the carrier does not tell (vhost-user does not); 0 unknown
  * @connect_ns: keep trying to connect (or wait for a connection) so long; 0: one try (listening: 30 s)
  * @limit_ns: time limit of one call; 0: 30 s
+ * @on_queue: in-band notifications are wanted (VHK_CAP_INBAND): rings may be started without descriptors. Called as other events are, with
+ *            @event_arg. NULL: they are not
  * @protocol_no_offer: protocol feature bits not to take though both sides could
  * @reconnect_ns: a back-end that went away is looked for again for so long, and everything is said anew: features, memory,
  *                rings, and which requests were in flight; 0: its end is the end. The memory that was lent and the descriptors of
@@ -92,6 +97,7 @@ struct vhk_frontend_options {
         uint32_t virtio_id;
         uint64_t connect_ns, limit_ns;
         uint64_t protocol_no_offer;
+        vhk_frontend_queue_fn on_queue;
         vhk_frontend_event_fn on_event;
         void *event_arg;
         vhk_log_fn log;
@@ -124,6 +130,11 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_STATUS          (1u << 2)       /* get_status, set_status */
 #define VHK_CAP_RESET           (1u << 3)       /* reset */
 #define VHK_CAP_ENABLE          (1u << 4)       /* enable_queue */
+#define VHK_CAP_INBAND          (1u << 14)      /* kick_queue, and on_queue is called */
+#define VHK_CAP_ENDIAN          (1u << 15)      /* set_vring_endian */
+#define VHK_CAP_RARP            (1u << 16)      /* send_rarp */
+#define VHK_CAP_MTU             (1u << 17)      /* set_mtu, if VIRTIO_NET_F_MTU is offered */
+#define VHK_CAP_CRYPTO          (1u << 18)      /* crypto_create, crypto_close */
 #define VHK_CAP_MEM_SLOTS       (1u << 5)       /* a memory change costs what changed */
 #define VHK_CAP_SUSPEND         (1u << 7)       /* suspend_queue */
 #define VHK_CAP_LOG             (1u << 8)       /* the dirty log of <vhostkit/migration.h> */
@@ -198,6 +209,19 @@ int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd);
 int vhk_frontend_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t);
 /** vhk_frontend_iotlb_invalidate() - what is known of [@iova, @iova + @len) is over, everything if @len is 0. When it returns 0 no request uses it any more */
 int vhk_frontend_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len);
+
+/** vhk_frontend_kick_queue() - an in-band kick; it also starts a ring that was set up and stopped since */
+int vhk_frontend_kick_queue(struct vhk_frontend *f, unsigned i);
+/** vhk_frontend_set_vring_endian() - once, before the ring starts, for a legacy driver; 1: big endian. Back-ends of virtio 1 refuse that */
+int vhk_frontend_set_vring_endian(struct vhk_frontend *f, unsigned i, int big);
+
+/** vhk_frontend_send_rarp() - a guest with this address has moved to where the back-end is */
+int vhk_frontend_send_rarp(struct vhk_frontend *f, const uint8_t mac[6]);
+/** vhk_frontend_set_mtu() - 68 to 65535 */
+int vhk_frontend_set_mtu(struct vhk_frontend *f, uint16_t mtu);
+/** vhk_frontend_crypto_create() - @session is of @form, 632 or 1072 bytes; -EREMOTEIO: refused */
+int vhk_frontend_crypto_create(struct vhk_frontend *f, enum vhk_crypto_form form, const void *session, uint64_t *ret_id);
+int vhk_frontend_crypto_close(struct vhk_frontend *f, uint64_t id);
 
 /** vhk_frontend_get_fd() - readable when vhk_frontend_dispatch() has something to do (an epoll set of its own) */
 int vhk_frontend_get_fd(struct vhk_frontend *f);

@@ -84,6 +84,20 @@ static void refused(struct vhk_vhost_user *u, const struct vhk_hdr *h, const str
         vhk_log(&u->f.trace, VHK_LOG_DEBUG, "-- request %u of the back-end refused (%s): %s", h->request, e->rule, e->text);
 }
 
+static int note_queue(struct vhk_vhost_user *u, uint32_t i, enum vhk_frontend_queue_event ev) {
+        u->f.queue_events[i % VHK_N(u->f.queue_events)] |= (uint8_t)(1u << ev);         /* the index was checked */
+        u->f.has_queue_events = true;
+        return 0;
+}
+
+static int on_VRING_CALL(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return note_queue(u, p->vring_state.index, VHK_FRONTEND_QUEUE_CALLED);
+}
+
+static int on_VRING_ERR(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return note_queue(u, p->vring_state.index, VHK_FRONTEND_QUEUE_BROKEN);
+}
+
 static int on_CONFIG_CHANGE_MSG(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
         u->f.config_changed = true;
         return 0;
@@ -121,6 +135,7 @@ static const struct {
         int (*fn)(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e);
 } requests[] = {
         { VHK_BE_IOTLB_MSG, on_IOTLB_MSG },
+        { VHK_BE_VRING_CALL, on_VRING_CALL }, { VHK_BE_VRING_ERR, on_VRING_ERR },
         { VHK_BE_CONFIG_CHANGE_MSG, on_CONFIG_CHANGE_MSG }, { VHK_BE_SHMEM_MAP, on_SHMEM_MAP }, { VHK_BE_SHMEM_UNMAP, on_SHMEM_UNMAP },
         { VHK_BE_SHARED_OBJECT_ADD, on_SHARED_OBJECT_ADD }, { VHK_BE_SHARED_OBJECT_REMOVE, on_SHARED_OBJECT_REMOVE },
         { VHK_BE_SHARED_OBJECT_LOOKUP, on_SHARED_OBJECT_LOOKUP },

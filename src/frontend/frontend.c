@@ -62,7 +62,17 @@ static bool was_cut_short(const struct vhk_frontend *f, int k) {
         return k < 0 && f->end.code && !f->again.searching && !vhk_frontend_is_final(f);
 }
 
+static void tell_queue_events(struct vhk_frontend *f) {
+        for (unsigned i = 0; f->has_queue_events && i < VHK_N(f->queue_events); i++)
+                for (unsigned ev = VHK_FRONTEND_QUEUE_CALLED; ev <= VHK_FRONTEND_QUEUE_BROKEN; ev++)
+                        if ((f->queue_events[i] & 1u << ev) && f->options.on_queue)
+                                f->options.on_queue(f->options.event_arg, i, (enum vhk_frontend_queue_event)ev);
+        memset(f->queue_events, 0, f->has_queue_events ? sizeof(f->queue_events) : 0);
+        f->has_queue_events = false;
+}
+
 static int leave(struct vhk_frontend *f, int k) {
+        tell_queue_events(f);
         if (f->config_changed && !f->end.code && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_CONFIG_CHANGED, NULL);
         f->config_changed = false;
@@ -132,6 +142,7 @@ VHK_API struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f) {
                 return f;               /* from inside a callback: refused */
         f->busy = true;
         f->options.on_event = NULL;
+        f->options.on_queue = NULL;
         f->ops->close(f);
         return NULL;
 }
@@ -200,6 +211,30 @@ VHK_API int vhk_frontend_enable_queue(struct vhk_frontend *f, unsigned i, int on
 
 VHK_API int vhk_frontend_set_call_fd(struct vhk_frontend *f, unsigned i, int fd) {
         CALL(f, ALWAYS, "", f->ops->set_call_fd(f, i, fd));
+}
+
+VHK_API int vhk_frontend_kick_queue(struct vhk_frontend *f, unsigned i) {
+        CALL(f, VHK_CAP_INBAND, "in-band notifications", f->ops->kick_queue(f, i));
+}
+
+VHK_API int vhk_frontend_set_vring_endian(struct vhk_frontend *f, unsigned i, int big) {
+        CALL(f, VHK_CAP_ENDIAN, "choice of a ring's byte order", f->ops->set_vring_endian(f, i, big));
+}
+
+VHK_API int vhk_frontend_send_rarp(struct vhk_frontend *f, const uint8_t mac[6]) {
+        CALL(f, VHK_CAP_RARP, "RARP of its own", f->ops->send_rarp(f, mac));
+}
+
+VHK_API int vhk_frontend_set_mtu(struct vhk_frontend *f, uint16_t mtu) {
+        CALL(f, VHK_CAP_MTU, "MTU to set", f->ops->set_mtu(f, mtu));
+}
+
+VHK_API int vhk_frontend_crypto_create(struct vhk_frontend *f, enum vhk_crypto_form form, const void *session, uint64_t *ret_id) {
+        CALL(f, VHK_CAP_CRYPTO, "crypto sessions", f->ops->crypto_create(f, form, session, ret_id));
+}
+
+VHK_API int vhk_frontend_crypto_close(struct vhk_frontend *f, uint64_t id) {
+        CALL(f, VHK_CAP_CRYPTO, "crypto sessions", f->ops->crypto_close(f, id));
 }
 
 VHK_API int vhk_frontend_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size) {

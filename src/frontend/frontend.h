@@ -24,6 +24,12 @@ struct vhk_frontend_ops {
         int (*stop_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
         int (*enable_queue)(struct vhk_frontend *f, unsigned i, int on);
         int (*set_call_fd)(struct vhk_frontend *f, unsigned i, int fd);
+        int (*kick_queue)(struct vhk_frontend *f, unsigned i);
+        int (*set_vring_endian)(struct vhk_frontend *f, unsigned i, int big);
+        int (*send_rarp)(struct vhk_frontend *f, const uint8_t mac[6]);
+        int (*set_mtu)(struct vhk_frontend *f, uint16_t mtu);
+        int (*crypto_create)(struct vhk_frontend *f, enum vhk_crypto_form form, const void *session, uint64_t *ret_id);
+        int (*crypto_close)(struct vhk_frontend *f, uint64_t id);
         int (*get_fd)(struct vhk_frontend *f);
         int (*dispatch)(struct vhk_frontend *f);
         void (*close)(struct vhk_frontend *f);          /* frees @f too */
@@ -59,6 +65,8 @@ struct vhk_frontend {
         struct vhk_log log, trace;
         bool busy;                                      /* a call runs: callbacks get -EDEADLK */
         bool config_changed;                            /* an event to be told when the call is over */
+        bool has_queue_events;                          /* likewise, of rings: bits 1 << enum vhk_frontend_queue_event */
+        uint8_t queue_events[256];
         struct {
                 bool searching, hopeless;               /* the connection is lost; for ever */
                 bool reconnected;                       /* event: to be told */

@@ -2,8 +2,7 @@
 /*
  * The vhost-user carrier: finding the back-end, negotiation, features, configuration, status, rings. One thread.
  *
- * Protocol features are taken from TAKEN alone. INBAND_NOTIFICATIONS and XEN_MMAP are never among them: old front-ends
- * accept them blindly and break (bits 14 and 17). A ring starts with SET_VRING_KICK; as older back-ends wait for the
+ * Protocol features are taken from the lists below alone; XEN_MMAP never is. A ring starts with SET_VRING_KICK; as older back-ends wait for the
  * first kick, one is injected. Ring addresses come as guest addresses and go as user addresses.
  * Source: vhost-user.rst, "Starting and stopping rings", "Multiple queue support", "Front-end message types".
  */
@@ -33,6 +32,11 @@
 #define NEEDED_BY_IOMMU (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 /* Bits that are between front-end and back-end. */
 #define OURS (VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
+/* Taken where a back-end has the device for it. */
+#define TAKEN_FOR_CLASS                                                                                                 \
+        (VHK_BIT(VHK_PF_RARP) | VHK_BIT(VHK_PF_NET_MTU) | VHK_BIT(VHK_PF_CRYPTO_SESSION) | VHK_BIT(VHK_PF_CROSS_ENDIAN))
+/* Taken if the caller listens. */
+#define TAKEN_FOR_INBAND (VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define MAX_QUEUES 256u                 /* one byte in SET_VRING_KICK */
 #define LISTEN_NS 30000000000ull
 
@@ -330,6 +334,8 @@ static const struct vhk_frontend_ops ops = {
         .postcopy_get_address = vhk_vu_postcopy_get_address, .postcopy_end = vhk_vu_postcopy_end,
         .save_state = vhk_vu_save_state, .load_state = vhk_vu_load_state,
         .set_features = set_features, .set_memory = vhk_vu_set_memory, .get_config = get_config, .set_config = set_config,
+        .kick_queue = vhk_vu_kick_queue, .set_vring_endian = vhk_vu_set_vring_endian, .send_rarp = vhk_vu_send_rarp,
+        .set_mtu = vhk_vu_set_mtu, .crypto_create = vhk_vu_crypto_create, .crypto_close = vhk_vu_crypto_close,
         .get_status = get_status, .set_status = set_status, .reset = reset,
         .start_queue = start_queue, .stop_queue = stop_queue, .enable_queue = enable_queue, .set_call_fd = set_call_fd,
         .iotlb_update = vhk_vu_iotlb_update, .iotlb_invalidate = vhk_vu_iotlb_invalidate,
@@ -434,7 +440,10 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         u->state.protocol_offered = offered;
         uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0) | (u->shmem.callbacks.size ? TAKEN_FOR_SHMEM : 0) |
                           (u->f.options.objects ? TAKEN_FOR_OBJECTS : 0);
+        wanted |= TAKEN_FOR_CLASS | (u->f.options.on_queue ? TAKEN_FOR_INBAND : 0);
         uint64_t taken = offered & wanted & ~u->f.options.protocol_no_offer;
+        if ((taken & TAKEN_FOR_INBAND) != TAKEN_FOR_INBAND)
+                taken &= ~VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
         if ((taken & TAKEN_TO_RECONNECT) != TAKEN_TO_RECONNECT)
                 taken &= ~TAKEN_TO_RECONNECT | VHK_BIT(VHK_PF_INFLIGHT_SHMFD);
         if (taken & VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS))        /* never both (VHOST_USER_POSTCOPY_ADVISE) */
@@ -479,6 +488,11 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
         static const struct { uint64_t bits; uint32_t capability; } rows[] = {
                 { VHK_BIT(VHK_PF_CONFIG), VHK_CAP_CONFIG },
                 { VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_BACKEND_REQ), VHK_CAP_CONFIG_CHANGED },
+                { VHK_BIT(VHK_PF_RARP), VHK_CAP_RARP },
+                { VHK_BIT(VHK_PF_NET_MTU), VHK_CAP_MTU },
+                { VHK_BIT(VHK_PF_CRYPTO_SESSION), VHK_CAP_CRYPTO },
+                { VHK_BIT(VHK_PF_CROSS_ENDIAN), VHK_CAP_ENDIAN },
+                { TAKEN_FOR_INBAND, VHK_CAP_INBAND },
                 { VHK_BIT(VHK_PF_STATUS), VHK_CAP_STATUS },
                 { VHK_BIT(VHK_PF_RESET_DEVICE), VHK_CAP_RESET },
                 { VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS), VHK_CAP_MEM_SLOTS },

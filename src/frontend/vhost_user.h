@@ -111,6 +111,15 @@ int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
 
 void vhk_vu_gone(struct vhk_frontend *f);
 
+/* ---- class.c ---- */
+
+int vhk_vu_kick_queue(struct vhk_frontend *f, unsigned i);
+int vhk_vu_set_vring_endian(struct vhk_frontend *f, unsigned i, int big);
+int vhk_vu_send_rarp(struct vhk_frontend *f, const uint8_t mac[6]);
+int vhk_vu_set_mtu(struct vhk_frontend *f, uint16_t mtu);
+int vhk_vu_crypto_create(struct vhk_frontend *f, enum vhk_crypto_form form, const void *session, uint64_t *ret_id);
+int vhk_vu_crypto_close(struct vhk_frontend *f, uint64_t id);
+
 /* ---- reconnect.c ---- */
 
 /* Before ring @i starts: its requests in flight will be recorded, where that was negotiated. */
