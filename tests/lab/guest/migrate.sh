@@ -1,47 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# A guest that is moved while it works.  It reads files into its page cache (the device writes to guest
-# memory) and writes others, round by round, until the host has put the word "moved" into the block at
-# sector $lab_word; then everything that it remembers must be true: in memory, and read anew.
+# A guest that is moved while it works.  One process reads what the host wrote to the disk, $lab_chunks
+# chunks of 512 KiB from chunk $lab_first on, into the page cache: that is the device writing bytes that the
+# guest never had to memory that no processor touches.  Another writes files.  Both end when the
+# host has put the word "moved" into the block at sector $lab_word; then everything that the guest
+# remembers must be true: in memory, as it was read before or during the move, and read anew.
 . /lab/lib.sh
 
 load_disk
 load ext4
-/sbin/mkfs.ext4 -q -F /dev/vda 96M
+/sbin/mkfs.ext4 -q -F /dev/vda 64M
 mount -t ext4 /dev/vda /mnt
-mkdir /mnt/read /mnt/write
-i=0
-while [ "$i" -lt 48 ]; do
-	/sbin/dd status=none if=/dev/urandom of=/mnt/read/$i bs=64k count=8
-	i=$((i + 1))
-done
-(cd /mnt/read && sha256sum *) >/tmp/read.sums
-sync
-echo 3 >/proc/sys/vm/drop_caches
+
+has_moved() {
+	[ "$(/sbin/dd status=none if=/dev/vda bs=512 skip="$lab_word" count=1 iflag=direct | tr -dc a-z)" = moved ]
+}
+
+read_on() {
+	chunk=0
+	while ! has_moved; do
+		if [ "$chunk" != "$lab_chunks" ]; then
+			/sbin/dd status=none if=/dev/vda of=/dev/null bs=512k skip=$((lab_first + chunk)) count=1
+			chunk=$((chunk + 1))
+		fi
+		sleep 0.2
+	done
+	echo "$chunk" >/tmp/read
+}
+read_on &
+reader=$!
 fact ready yes
 
 : >/tmp/write.sums
 round=0
-moved=
-while [ "$moved" != moved ]; do
+while ! has_moved; do
 	round=$((round + 1))
 	[ "$round" -lt 400 ] || fail "never moved"
-	# fresh pages of the page cache, written to by the device
-	file=$((round % 48))
-	cat /mnt/read/$file >/dev/null
-	[ "$file" != 47 ] || echo 3 >/proc/sys/vm/drop_caches
-	# and the other way
 	name=$((round % 32))
-	/sbin/dd status=none if=/dev/urandom of=/mnt/write/$name bs=32k count=4 conv=fsync
+	/sbin/dd status=none if=/dev/urandom of=/mnt/$name bs=32k count=4 conv=fsync
 	grep -v " $name\$" /tmp/write.sums >/tmp/w || :
-	(cd /mnt/write && sha256sum $name) >>/tmp/w
+	(cd /mnt && sha256sum $name) >>/tmp/w
 	mv /tmp/w /tmp/write.sums
-	moved=$(/sbin/dd status=none if=/dev/vda bs=512 skip="$lab_word" count=1 iflag=direct | tr -dc a-z)
-	[ "$((round % 20))" != 0 ] || fact round "$round"
 done
+wait "$reader"
+fact read "$(cat /tmp/read)"
 fact rounds "$round"
 check() {
-	(cd /mnt/read && sha256sum -cs /tmp/read.sums) || fail "$1: what was read is not what is there"
-	(cd /mnt/write && sha256sum -cs /tmp/write.sums) || fail "$1: what was written is not what is there"
+	[ "$(/sbin/dd status=none if=/dev/vda bs=512k skip="$lab_first" count="$lab_chunks" | sum)" = "$lab_sum" ] ||
+		fail "$1: what was read is not what is there"
+	(cd /mnt && sha256sum -cs /tmp/write.sums) || fail "$1: what was written is not what is there"
 }
 check "in memory"
 sync
