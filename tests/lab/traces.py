@@ -11,6 +11,7 @@ file:SIZE:N; those with the same N are the same file.
 """
 
 import collections
+import functools
 import os
 import re
 import struct
@@ -79,6 +80,7 @@ def name(m):
     return (row[0] if row else f"unknown {m.id}") + (" answered" if m.direction in "<{" else "")
 
 
+@functools.cache
 def kept():
     """Every trace in the tree: name -> Trace."""
     return {entry[:-6]: Trace.read(os.path.join(TRACES, entry))
