@@ -191,6 +191,43 @@ ROW(H30, "IOTLB miss never answered, answered wrongly, refused; the channel clos
 
 /* ---- device state ---- */
 
+/* One bad transfer; what CHECK_DEVICE_STATE says, or -EPIPE: the connection was closed. */
+static int64_t transfer(unsigned how) {
+        struct vhk_p_device_state p = { 0, 0 };
+        uint8_t junk[65536];
+        uint64_t x = 0;
+        int pair[2];
+
+        p.direction = how != 5;                 /* load, but for one */
+        CHECK_EQ(pipe2(pair, O_CLOEXEC | O_NONBLOCK), 0);
+        if (how == 5)                           /* nobody reads what is saved */
+                vhk_close(&pair[0]);
+        fe_send(fe, VHK_FE_SET_DEVICE_STATE_FD, 0, &p, 8, &pair[how == 5], 1);
+        int k = fe_receive(fe, VHK_FE_SET_DEVICE_STATE_FD, &x, 8);
+        vhk_close(&pair[how == 5]);
+        if (k < 0 || (x & 0xff)) {
+                vhk_close(&pair[how != 5]);
+                return k < 0 ? k : (int64_t)(x & 0xff);
+        }
+        memset(junk, how * 37, sizeof(junk));
+        switch (how) {
+        case 1: CHECK_EQ(write(pair[1], junk, 1), 1); break;
+        case 2: CHECK_EQ(write(pair[1], junk, 4096), 4096); break;
+        case 3: for (unsigned i = 0; i < 4096; i++) junk[i] = (uint8_t)(i * 131 >> 3); CHECK_EQ(write(pair[1], junk, 4096), 4096); break;
+        case 4:                                 /* does not end */
+                for (uint64_t until = now_ns() + 3000000000u; now_ns() < until;)
+                        if (write(pair[1], junk, sizeof(junk)) < 0 && errno != EAGAIN)
+                                break;
+                break;
+        }
+        if (how < 4)
+                vhk_close(&pair[1]);            /* 6: asked before the end */
+        k = (int)fe_ask(fe, VHK_FE_CHECK_DEVICE_STATE, NULL, 0, -1);
+        vhk_close(&pair[0]);
+        vhk_close(&pair[1]);
+        return k;
+}
+
 ROW(H35, "DEVICE_STATE: direction 2, phase 1, while running, no descriptor, CHECK before the end", "E") {
         static const uint32_t ids[] = { VHK_FE_SET_DEVICE_STATE_FD, VHK_FE_CHECK_DEVICE_STATE };
         static const struct vhk_p_device_state bad[] = { { 2, 0 }, { 0, 1 }, { 0xffffffff, 0 }, { 1, 0xffffffff } };
@@ -208,6 +245,17 @@ ROW(H35, "DEVICE_STATE: direction 2, phase 1, while running, no descriptor, CHEC
         REFUSED(say(VHK_FE_SET_DEVICE_STATE_FD, &save, 8, pair[1]), 0);
         close(pair[0]);
         close(pair[1]);
+        /* This thread writes into pipes that the back-end closes; the back-end's threads must look after themselves. */
+        sigset_t sigpipe;
+        sigemptyset(&sigpipe);
+        sigaddset(&sigpipe, SIGPIPE);
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &sigpipe, NULL), 0);
+        for (unsigned k = 0; k < 7; k++) {
+                come_with_memory();
+                CHECK_MSG(transfer(k) != 0, "transfer %u went well", k);
+                come_with_ring();
+                read_sector(0, k);
+        }
 }
 
 /* ---- the channel, from the front-end's side ---- */
