@@ -38,7 +38,8 @@ typedef void (*vhk_backend_event_fn)(void *arg, enum vhk_backend_event ev, const
  * @control: home of control; required
  * @n_queues: fewer rings than ops->n_queues; 0: all
  * @queue_size_max: smaller than the device's; 0: the device's
- * @protocol_offer: protocol feature bits to offer besides the default ones. PAGEFAULT (8, postcopy) takes the place of CONFIGURE_MEM_SLOTS
+ * @protocol_offer: protocol feature bits to offer besides the default ones. XEN_MMAP (17): the longer form of regions is understood, but only plain
+ *      memory is mapped, foreign and granted pages are refused. PAGEFAULT (8, postcopy) takes the place of CONFIGURE_MEM_SLOTS
  *      (15), needs userfaultfd(2), and is only offered where no ring has control's worker
  * @protocol_no_offer: protocol feature bits not to offer
  * @features_no_offer: virtio feature bits not to offer

@@ -88,6 +88,8 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
  *         struct vhk_ring_setup too, are I/O addresses
  * @on_miss: says what the back-end asks for, from inside of any call; NULL: each guest address is its own I/O address,
  *           and that is told without being asked
+ * @protocol_offer: protocol features to take that are not taken by default; of these there is XEN_MMAP (bit 17): regions are described in
+ *                  its longer form, as plain memory; it excludes postcopy
  * @objects: a table of <vhostkit/objects.h>, where the device may share its objects and find others'. NULL: it may not
  */
 struct vhk_frontend_options {
@@ -110,6 +112,7 @@ struct vhk_frontend_options {
         vhk_frontend_miss_fn on_miss;
         void *miss_arg;
         struct vhk_objects *objects;
+        uint64_t protocol_offer;
 };
 
 /**

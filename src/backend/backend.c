@@ -29,7 +29,7 @@
 /* All that can be offered; besides the above only when asked for. */
 #define IMPLEMENTED_PROTOCOL                                                                                            \
         (DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT) |                    \
-         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN))
+         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN) | VHK_BIT(VHK_PF_XEN_MMAP))
 #define INBAND_NEEDS (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))

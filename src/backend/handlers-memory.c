@@ -20,6 +20,16 @@ static struct vhk_region_desc describe(struct vhk_backend *b, const void *payloa
         };
 }
 
+/* With XEN_MMAP a region may be foreign or granted memory, which is mapped through Xen's own devices: we do not. */
+static int check_xen(struct vhk_backend *b, const void *payload, unsigned i) {
+        struct vhk_p_region_xen r = vhk_wire_region(b->session.wire.protocol, payload, i);
+
+        if (!r.xen_flags)
+                return 0;
+        return vhk_refuse(b, -EINVAL, "memory.xen", "region %u is %s memory of Xen domain %u: only plain files can be mapped", i,
+                          r.xen_flags & VHK_XEN_GRANT ? "granted" : "foreign", r.xen_domid);
+}
+
 static bool has_region(const struct vhk_memmap *m, const struct vhk_memreg *r) {
         const struct vhk_memreg *same = vhk_memmap_find_gpa(m, r->gpa);
 
@@ -106,8 +116,12 @@ int vhk_memory_change(struct vhk_backend *b, struct vhk_call *c, struct vhk_memm
 int vhk_memory_table(struct vhk_backend *b, const struct vhk_p_mem_regions *p, struct vhk_call *c, struct vhk_memmap **ret_m) {
         struct vhk_region_desc d[VHK_MAX_REGIONS];
 
-        for (unsigned i = 0; i < p->n_regions; i++)
+        for (unsigned i = 0; i < p->n_regions; i++) {
+                int k = check_xen(b, p, i);
+                if (k < 0)
+                        return k;
                 d[i] = describe(b, p, i, c->fds[i]);
+        }
         return vhk_memmap_replace(b->session.mem, d, p->n_regions, ret_m, &b->story);
 }
 
@@ -122,7 +136,9 @@ int vhk_on_ADD_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_sing
         struct vhk_region_desc d = describe(b, p, 0, c->fds[0]);
         struct vhk_memmap *new;
 
-        int k = vhk_memmap_add(b->session.mem, &d, &new, &b->story);
+        int k = check_xen(b, p, 0);
+        if (k == 0)
+                k = vhk_memmap_add(b->session.mem, &d, &new, &b->story);
         if (k == 1)                     /* it is there already */
                 vhk_memmap_unref(new);
         return k < 0 ? k : k == 1 ? 0 : vhk_memory_change(b, c, new);

@@ -476,7 +476,7 @@ TEST(wrong_use) {
         o.queue_size_max = 100;
         CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EINVAL);
         o.queue_size_max = 0;
-        o.protocol_offer = VHK_BIT(VHK_PF_XEN_MMAP);
+        o.protocol_offer = VHK_BIT(40);
         CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EOPNOTSUPP);
         o.protocol_offer = 0;
         o.has_fd = 1;

@@ -107,12 +107,23 @@ int vhk_vu_postcopy_get_address(struct vhk_frontend *f, uint64_t gpa, uint64_t *
         return vhk_frontend_fail(f, -EFAULT, "frontend.memory", "guest address 0x%llx is not lent under postcopy", (unsigned long long)gpa);
 }
 
+static int send_table_xen(struct vhk_vhost_user *u, const struct vhk_p_mem_regions *p, const int *fds) {
+        struct vhk_p_mem_regions_xen x = { .n_regions = p->n_regions };
+
+        for (uint32_t i = 0; i < p->n_regions; i++)
+                memcpy(&x.regions[i], &p->regions[i], sizeof(p->regions[i]));   /* plain: no flags */
+        return vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_MEM_TABLE, .payload = &x, .fds = fds, .n_fds = p->n_regions,
+                .size = (uint32_t)(offsetof(struct vhk_p_mem_regions_xen, regions) + p->n_regions * sizeof(x.regions[0])) }, NULL, NULL);
+}
+
 int vhk_vu_send_table(struct vhk_vhost_user *u, struct vhk_p_mem_regions *p, const int *fds) {
         uint32_t size = (uint32_t)(offsetof(struct vhk_p_mem_regions, regions) + p->n_regions * sizeof(p->regions[0]));
         struct vhk_vu_call table = { .id = VHK_FE_SET_MEM_TABLE, .payload = p, .size = size, .fds = fds, .n_fds = p->n_regions };
         struct vhk_vu_call ack = { .id = VHK_FE_SET_MEM_TABLE, .payload = &(struct vhk_p_u64){ 0 }, .size = sizeof(struct vhk_p_u64) };
         union vhk_p_any reply;
 
+        if (vhk_vu_has(u, VHK_PF_XEN_MMAP))
+                return send_table_xen(u, p, fds);               /* never together with postcopy */
         if (u->state.phase != VHK_PHASE_POSTCOPY)
                 return vhk_vu_call(u, &table, NULL, NULL);
         int k = vhk_vu_call(u, &table, &reply, NULL);

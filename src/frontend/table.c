@@ -48,10 +48,23 @@ static struct vhk_p_region describe(const struct vhk_lent *r) {
 
 /* ---- with slots: the difference ---- */
 
-static int remove_region(struct vhk_vhost_user *u, unsigned i) {
-        struct vhk_p_mem_region_single p = { .region = { describe(&u->lent[i]) } };
+/* A single region, plain memory also in the longer form of XEN_MMAP, which begins with the shorter. */
+static struct vhk_p_mem_region_single_xen single(const struct vhk_lent *r) {
+        struct vhk_p_region plain = describe(r);
+        struct vhk_p_mem_region_single_xen p = { 0 };
 
-        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_REM_MEM_REG, .payload = &p, .size = sizeof(p) }, NULL, NULL);
+        memcpy(&p.region[0], &plain, sizeof(plain));
+        return p;
+}
+
+static uint32_t single_size(const struct vhk_vhost_user *u) {
+        return vhk_vu_has(u, VHK_PF_XEN_MMAP) ? sizeof(struct vhk_p_mem_region_single_xen) : sizeof(struct vhk_p_mem_region_single);
+}
+
+static int remove_region(struct vhk_vhost_user *u, unsigned i) {
+        struct vhk_p_mem_region_single_xen p = single(&u->lent[i]);
+
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_REM_MEM_REG, .payload = &p, .size = single_size(u) }, NULL, NULL);
         if (k < 0)
                 return k;
         memmove(&u->lent[i], &u->lent[i + 1], (u->n_lent - i - 1) * sizeof(*u->lent));
@@ -61,9 +74,9 @@ static int remove_region(struct vhk_vhost_user *u, unsigned i) {
 
 /* At index @i, for which there is room. */
 static int add_region(struct vhk_vhost_user *u, unsigned i, const struct wanted *w) {
-        struct vhk_p_mem_region_single p = { .region = { describe(&w->r) } };
+        struct vhk_p_mem_region_single_xen p = single(&w->r);
 
-        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_ADD_MEM_REG, .payload = &p, .size = sizeof(p), .fds = &w->fd, .n_fds = 1 }, NULL, NULL);
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_ADD_MEM_REG, .payload = &p, .size = single_size(u), .fds = &w->fd, .n_fds = 1 }, NULL, NULL);
         if (k < 0)
                 return k;
         memmove(&u->lent[i + 1], &u->lent[i], (u->n_lent - i) * sizeof(*u->lent));

@@ -353,6 +353,30 @@ TEST(the_same_place_in_another_file_is_another_region) {
         vhk_memory_free(m);
 }
 
+/* The fake holds the sizes against the table: 48 bytes, 8 + 40 for each region. */
+TEST(the_form_of_xen_is_sent_when_asked_for) {
+        for (unsigned with_slots = 0; with_slots < 2; with_slots++) {
+                struct vhk_memory *m = memory_of(3);
+                struct vhk_region r;
+                init();
+                fake.state.protocol_offered |= VHK_BIT(VHK_PF_XEN_MMAP);
+                fake.state.protocol_offered &= ~(with_slots ? 0 : VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS));
+                options.protocol_offer = VHK_BIT(VHK_PF_XEN_MMAP) | VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
+                enter();
+                CHECK_EQ(info().carrier_acked, fake.state.protocol_offered & (FAKE_PROTOCOL | VHK_BIT(VHK_PF_XEN_MMAP)));
+                CHECK_OK(vhk_frontend_set_memory(f, m));
+                CHECK_EQ(fake.count[VHK_FE_ADD_MEM_REG], with_slots ? 3 : 0);
+                CHECK_EQ(fake.count[VHK_FE_SET_MEM_TABLE], with_slots ? 0 : 1);
+                gpa_of(m, 1, &r);
+                CHECK_OK(vhk_memory_remove(m, r.gpa, r.len));
+                CHECK_OK(vhk_frontend_set_memory(f, m));
+                CHECK_EQ(fake.count[VHK_FE_REM_MEM_REG], with_slots ? 1 : 0);
+                CHECK_EQ(fake.count[VHK_FE_SET_MEM_TABLE], with_slots ? 0 : 2);
+                leave();
+                vhk_memory_free(m);
+        }
+}
+
 TEST(without_slots_the_table_is_sent) {
         struct vhk_memory *m = memory_of(8);
         struct vhk_region r;

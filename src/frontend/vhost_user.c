@@ -2,7 +2,7 @@
 /*
  * The vhost-user carrier: finding the back-end, negotiation, features, configuration, status, rings. One thread.
  *
- * Protocol features are taken from the lists below alone; XEN_MMAP never is. A ring starts with SET_VRING_KICK; as older back-ends wait for the
+ * Protocol features are taken from the lists below alone; XEN_MMAP only when asked for. A ring starts with SET_VRING_KICK; as older back-ends wait for the
  * first kick, one is injected. Ring addresses come as guest addresses and go as user addresses.
  * Source: vhost-user.rst, "Starting and stopping rings", "Multiple queue support", "Front-end message types".
  */
@@ -440,13 +440,15 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         u->state.protocol_offered = offered;
         uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0) | (u->shmem.callbacks.size ? TAKEN_FOR_SHMEM : 0) |
                           (u->f.options.objects ? TAKEN_FOR_OBJECTS : 0);
-        wanted |= TAKEN_FOR_CLASS | (u->f.options.on_queue ? TAKEN_FOR_INBAND : 0);
+        wanted |= TAKEN_FOR_CLASS | (u->f.options.on_queue ? TAKEN_FOR_INBAND : 0) | (u->f.options.protocol_offer & VHK_BIT(VHK_PF_XEN_MMAP));
         uint64_t taken = offered & wanted & ~u->f.options.protocol_no_offer;
         if ((taken & TAKEN_FOR_INBAND) != TAKEN_FOR_INBAND)
                 taken &= ~VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
         if ((taken & TAKEN_TO_RECONNECT) != TAKEN_TO_RECONNECT)
                 taken &= ~TAKEN_TO_RECONNECT | VHK_BIT(VHK_PF_INFLIGHT_SHMFD);
         if (taken & VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS))        /* never both (VHOST_USER_POSTCOPY_ADVISE) */
+                taken &= ~VHK_BIT(VHK_PF_PAGEFAULT);
+        if (taken & VHK_BIT(VHK_PF_XEN_MMAP))
                 taken &= ~VHK_BIT(VHK_PF_PAGEFAULT);
         if ((taken & TAKEN_FOR_SHMEM) != TAKEN_FOR_SHMEM)
                 taken &= ~VHK_BIT(VHK_PF_SHMEM) & ~VHK_BIT(VHK_PF_BACKEND_SEND_FD);
