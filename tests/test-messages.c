@@ -7,12 +7,14 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <vhostkit/vhostkit.h>
 
 #define BIT(n) (1ull << (n))
 #define INBAND BIT(14)
 #define CROSS_ENDIAN BIT(6)
+#define HOST_NOTIFIER BIT(11)
 #define MTU_FEATURE BIT(3)
 
 /* ---- the device: a card and a cipher at the same time; what it sees is read when the front-end's call has returned ---- */
@@ -91,6 +93,19 @@ static void on_queue(void *arg, unsigned queue, enum vhk_frontend_queue_event ev
         n_broken += ev == VHK_FRONTEND_QUEUE_BROKEN;
 }
 
+static int notifier_fd = -1, refuse_notifier;
+static unsigned n_notifiers, n_taken_away;
+static uint64_t notifier_offset;
+
+static int on_notifier(void *arg, unsigned queue, int fd, uint64_t offset) {
+        CHECK_EQ(queue, 0);
+        n_notifiers += fd >= 0;
+        n_taken_away += fd < 0;
+        notifier_fd = fd;
+        notifier_offset = offset;
+        return refuse_notifier;
+}
+
 static void *work(void *arg) {
         while (!ended)
                 vhk_worker_dispatch(worker, -1);
@@ -110,7 +125,8 @@ static void *connect_backend(void *arg) {
 }
 
 static void open_both(int frontend_listens, int has_groups, uint64_t protocol_offer, vhk_frontend_queue_fn listener) {
-        struct vhk_frontend_options fo = { .size = sizeof(fo), .limit_ns = 10000000000, .on_queue = listener, .on_event = on_event };
+        struct vhk_frontend_options fo = { .size = sizeof(fo), .limit_ns = 10000000000, .on_queue = listener, .on_event = on_event,
+                                            .on_notifier = protocol_offer & HOST_NOTIFIER ? on_notifier : NULL };
         static struct vhk_backend_options bo;
         struct vhk_error e = { .text = "" };
 
@@ -233,6 +249,67 @@ TEST(config_changed) {
                 CHECK_EQ(vhk_frontend_dispatch(f), 1);
                 CHECK_EQ(n_config, 1);
                 close_both();
+        }
+}
+
+static int answer, n_answers;
+
+static void on_answer(void *arg, int error) {
+        __atomic_store_n(&answer, error, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&n_answers, 1, __ATOMIC_RELEASE);    /* pairs with notifier() */
+}
+
+/* The device sets (@fd -1: takes away) the page of ring 0; what came of it. */
+static int notifier(int fd, uint64_t offset) {
+        int before = __atomic_load_n(&n_answers, __ATOMIC_ACQUIRE);
+        int k = vhk_host_set_notifier_area(host, 0, fd, offset, on_answer, NULL);
+
+        if (k < 0)
+                return k;
+        for (int i = 0; __atomic_load_n(&n_answers, __ATOMIC_ACQUIRE) == before; i++) {
+                struct pollfd p = { .fd = vhk_frontend_get_fd(f), .events = POLLIN };
+                CHECK(i < 10000);
+                poll(&p, 1, 1);
+                CHECK(vhk_frontend_dispatch(f) >= 0);
+        }
+        return __atomic_load_n(&answer, __ATOMIC_RELAXED);
+}
+
+TEST(pages_for_kicks) {
+        uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+        open_both(0, 0, 0, NULL);
+        CHECK_EQ(notifier(-1, 0), -EOPNOTSUPP);
+        close_both();
+        BOTH_WAYS(listens) {
+                int fd = memfd_create("doorbell", MFD_CLOEXEC);
+
+                CHECK(fd >= 0 && !ftruncate(fd, (off_t)(2 * page)));
+                n_notifiers = n_taken_away = 0;
+                refuse_notifier = 0;
+                open_both(listens, 0, HOST_NOTIFIER, NULL);
+                CHECK_EQ(vhk_host_set_notifier_area(host, 1, fd, 0, NULL, NULL), -EINVAL);
+                CHECK_EQ(notifier(fd, page / 2), -EINVAL);
+                CHECK_EQ(notifier(fd, UINT64_MAX - page + 1), -EINVAL);
+                CHECK_EQ(notifier(fd, 2 * page), -EREMOTEIO);           /* behind its end */
+                CHECK_EQ(notifier(-1, 0), 0);                           /* there is none: nothing to do */
+                CHECK_EQ(n_notifiers + n_taken_away, 0);
+                CHECK_EQ(notifier(fd, page), 0);
+                CHECK(notifier_fd >= 0 && notifier_offset == page && n_notifiers == 1);
+                CHECK_EQ(notifier(fd, 0), 0);                           /* replaced */
+                CHECK(notifier_offset == 0 && n_notifiers == 2 && n_taken_away == 0);
+                CHECK_EQ(notifier(-1, 0), 0);
+                CHECK_EQ(n_taken_away, 1);
+                refuse_notifier = -EPERM;
+                CHECK_EQ(notifier(fd, 0), -EREMOTEIO);
+                refuse_notifier = 0;
+                CHECK_EQ(notifier(fd, 0), 0);
+                CHECK_OK(vhk_frontend_reset(f));
+                CHECK_EQ(n_taken_away, 2);
+                CHECK_EQ(notifier(fd, 0), 0);
+                close_both();
+                CHECK_EQ(n_taken_away, 3);                              /* and the end takes it away, once */
+                close(fd);
         }
 }
 

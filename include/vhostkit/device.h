@@ -212,6 +212,14 @@ int vhk_host_shmem_map(struct vhk_host *h, const struct vhk_shmem_map *m, vhk_do
 /** vhk_host_shmem_unmap() - take away what one vhk_host_shmem_map() showed, exactly. @done may be NULL */
 int vhk_host_shmem_unmap(struct vhk_host *h, uint8_t id, uint64_t offset, uint64_t len, vhk_done_fn done, void *arg);
 
+/**
+ * vhk_host_set_notifier_area() - the driver may kick ring @queue by writing to a page of hardware: [@offset, @offset + page) of @fd
+ *
+ * The descriptor is duplicated; it replaces a former one. @fd -1 takes it away. Offered by a back-end only when asked for
+ * (protocol_offer: HOST_NOTIFIER). @done may be NULL.
+ */
+int vhk_host_set_notifier_area(struct vhk_host *h, unsigned queue, int fd, uint64_t offset, vhk_done_fn done, void *arg);
+
 /** vhk_host_object_add() - others may ask for @uuid from now on, see vhk_object_ops.get. Taken already: refused. @done may be NULL */
 int vhk_host_object_add(struct vhk_host *h, const uint8_t uuid[16], vhk_done_fn done, void *arg);
 /** vhk_host_object_remove() - nobody may any more; only of what this device added. @done may be NULL */

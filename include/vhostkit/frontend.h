@@ -29,6 +29,12 @@ enum vhk_frontend_event {
 /** What a ring says in-band, for want of a descriptor: it has used something; it is broken. Several may come as one. */
 enum vhk_frontend_queue_event { VHK_FRONTEND_QUEUE_CALLED, VHK_FRONTEND_QUEUE_BROKEN };
 typedef void (*vhk_frontend_queue_fn)(void *arg, unsigned queue, enum vhk_frontend_queue_event ev);
+/**
+ * vhk_frontend_notifier_fn - kicks of ring @queue may go to [@offset, @offset + page) of @fd, which stays the front-end's: map it for
+ * the driver in place of what was there. @fd -1: take it away (the device asks for it, was reset, or has gone). 0, or a negative
+ * errno: the device is told no, and nothing is mapped. Called from inside of front-end calls
+ */
+typedef int (*vhk_frontend_notifier_fn)(void *arg, unsigned queue, int fd, uint64_t offset);
 typedef void (*vhk_frontend_event_fn)(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e);
 
 /**
@@ -79,6 +85,7 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
  * @limit_ns: time limit of one call; 0: 30 s
  * @on_queue: in-band notifications are wanted (VHK_CAP_INBAND): rings may be started without descriptors. Called as other events are, with
  *            @event_arg. NULL: they are not
+ * @on_notifier: the device may have rings kicked by a page of hardware; with @event_arg. NULL: it may not
  * @protocol_no_offer: protocol feature bits not to take though both sides could
  * @reconnect_ns: a back-end that went away is looked for again for so long, and everything is said anew: features, memory,
  *                rings, and which requests were in flight; 0: its end is the end. The memory that was lent and the descriptors of
@@ -100,6 +107,7 @@ struct vhk_frontend_options {
         uint64_t connect_ns, limit_ns;
         uint64_t protocol_no_offer;
         vhk_frontend_queue_fn on_queue;
+        vhk_frontend_notifier_fn on_notifier;
         vhk_frontend_event_fn on_event;
         void *event_arg;
         vhk_log_fn log;

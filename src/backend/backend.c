@@ -29,7 +29,8 @@
 /* All that can be offered; besides the above only when asked for. */
 #define IMPLEMENTED_PROTOCOL                                                                                            \
         (DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT) |                    \
-         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN) | VHK_BIT(VHK_PF_XEN_MMAP))
+         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN) | VHK_BIT(VHK_PF_XEN_MMAP) | NOTIFIER_PROTOCOL)
+#define NOTIFIER_PROTOCOL (VHK_BIT(VHK_PF_HOST_NOTIFIER) | VHK_BIT(VHK_PF_BACKEND_SEND_FD))
 #define INBAND_NEEDS (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
@@ -274,6 +275,10 @@ void vhk_backend_set_offers(struct vhk_backend *b) {
                 w->protocol_offered &= ~VHK_BIT(VHK_PF_SHMEM);
         if (!(w->protocol_offered & VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT)))
                 w->protocol_offered &= ~VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN);
+        if ((w->protocol_offered & VHK_BIT(VHK_PF_HOST_NOTIFIER)) && (w->protocol_offered & VHK_BIT(VHK_PF_BACKEND_REQ)))
+                w->protocol_offered |= VHK_BIT(VHK_PF_BACKEND_SEND_FD) & ~b->o.protocol_no_offer;
+        if (!(w->protocol_offered & VHK_BIT(VHK_PF_BACKEND_SEND_FD)))
+                w->protocol_offered &= ~VHK_BIT(VHK_PF_HOST_NOTIFIER);
         if ((w->protocol_offered & INBAND_NEEDS) != INBAND_NEEDS)
                 w->protocol_offered &= ~VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
         if (w->protocol_offered & VHK_BIT(VHK_PF_LOG_SHMFD))

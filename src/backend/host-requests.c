@@ -20,6 +20,7 @@ struct errand {
         union {
                 struct vhk_p_mmap mmap;
                 struct vhk_p_uuid uuid;
+                struct vhk_p_vring_area area;
         } payload;
         int fd;                         /* -1: none */
         vhk_done_fn done;               /* this one, */
@@ -106,6 +107,16 @@ VHK_API int vhk_host_shmem_unmap(struct vhk_host *h, uint8_t id, uint64_t offset
         return run(h, VHK_BIT(VHK_PF_SHMEM), &(struct errand){
                 .id = VHK_BE_SHMEM_UNMAP, .size = sizeof(struct vhk_p_mmap), .fd = -1, .done = done, .arg = arg,
                 .payload.mmap = { .shmid = id, .shm_offset = offset, .len = len } });
+}
+
+VHK_API int vhk_host_set_notifier_area(struct vhk_host *h, unsigned queue, int fd, uint64_t offset, vhk_done_fn done, void *arg) {
+        uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), end;
+
+        if (queue >= h->b->n_queues || (fd >= 0 && (offset % page || vhk_add_overflows(offset, page, &end))))
+                return -EINVAL;
+        return run(h, VHK_BIT(VHK_PF_HOST_NOTIFIER), &(struct errand){
+                .id = VHK_BE_VRING_HOST_NOTIFIER_MSG, .size = sizeof(struct vhk_p_vring_area), .fd = fd < 0 ? -1 : fd, .done = done, .arg = arg,
+                .payload.area = { .ring = queue | (fd < 0 ? VHK_RING_NO_FD : 0), .len = fd < 0 ? 0 : page, .offset = fd < 0 ? 0 : offset } });
 }
 
 static int run_object(struct vhk_host *h, uint32_t id, const uint8_t uuid[16], vhk_done_fn done, vhk_fd_fn done_fd, void *arg) {

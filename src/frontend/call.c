@@ -98,6 +98,10 @@ static int on_VRING_ERR(struct vhk_vhost_user *u, const union vhk_p_any *p, cons
         return note_queue(u, p->vring_state.index, VHK_FRONTEND_QUEUE_BROKEN);
 }
 
+static int on_VRING_HOST_NOTIFIER_MSG(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
+        return vhk_vu_set_notifier(u, &p->vring_area, fds[0], ret_e);
+}
+
 static int on_CONFIG_CHANGE_MSG(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e) {
         u->f.config_changed = true;
         return 0;
@@ -135,6 +139,7 @@ static const struct {
         int (*fn)(struct vhk_vhost_user *u, const union vhk_p_any *p, const int *fds, struct vhk_error *ret_e);
 } requests[] = {
         { VHK_BE_IOTLB_MSG, on_IOTLB_MSG },
+        { VHK_BE_VRING_HOST_NOTIFIER_MSG, on_VRING_HOST_NOTIFIER_MSG },
         { VHK_BE_VRING_CALL, on_VRING_CALL }, { VHK_BE_VRING_ERR, on_VRING_ERR },
         { VHK_BE_CONFIG_CHANGE_MSG, on_CONFIG_CHANGE_MSG }, { VHK_BE_SHMEM_MAP, on_SHMEM_MAP }, { VHK_BE_SHMEM_UNMAP, on_SHMEM_UNMAP },
         { VHK_BE_SHARED_OBJECT_ADD, on_SHARED_OBJECT_ADD }, { VHK_BE_SHARED_OBJECT_REMOVE, on_SHARED_OBJECT_REMOVE },

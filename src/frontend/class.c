@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Messages for one class of device, the byte order of a ring, and in-band kicks, over vhost-user. One thread.
+ * Messages for one class of device, the byte order of a ring, in-band kicks, and pages for kicks, over vhost-user. One thread.
  * Source: vhost-user, "Front-end message types", "In-band messages".
  */
+#include <sys/stat.h>
+
 #include "frontend/vhost_user.h"
 
 static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
@@ -60,4 +62,35 @@ int vhk_vu_crypto_create(struct vhk_frontend *f, enum vhk_crypto_form form, cons
 
 int vhk_vu_crypto_close(struct vhk_frontend *f, uint64_t id) {
         return say_u64(f, VHK_FE_CLOSE_CRYPTO_SESSION, id);
+}
+
+/* ---- pages for kicks ---- */
+
+static int take_away(struct vhk_vhost_user *u, unsigned i) {
+        if (u->has_notifier[i])
+                (void)u->f.options.on_notifier(u->f.options.event_arg, i, -1, 0);
+        u->has_notifier[i] = false;
+        return 0;
+}
+
+int vhk_vu_set_notifier(struct vhk_vhost_user *u, const struct vhk_p_vring_area *p, int fd, struct vhk_error *ret_e) {
+        unsigned i = p->ring & VHK_RING_INDEX_MASK;
+        uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+        struct stat st;
+
+        if (p->ring & VHK_RING_NO_FD)
+                return take_away(u, i);
+        if (p->len != page || p->offset % page)
+                return vhk_error_set(ret_e, -EINVAL, "notifier.page", "ring %u: %llu bytes at %llu are not one page", i, (unsigned long long)p->len,
+                                     (unsigned long long)p->offset);
+        if (fstat(fd, &st) < 0 || (S_ISREG(st.st_mode) && !vhk_range_within(p->offset, p->len, (uint64_t)st.st_size)))
+                return vhk_error_set(ret_e, -EINVAL, "notifier.size", "ring %u: its page is behind the end of the file", i);
+        int k = u->f.options.on_notifier(u->f.options.event_arg, i, fd, p->offset);
+        u->has_notifier[i] = k >= 0;
+        return k < 0 ? vhk_error_set(ret_e, k, "notifier.map", "ring %u: the page is not mapped: %s", i, strerror(-k)) : 0;
+}
+
+void vhk_vu_notifiers_forget(struct vhk_vhost_user *u) {
+        for (unsigned i = 0; i < VHK_N(u->has_notifier); i++)
+                take_away(u, i);
 }

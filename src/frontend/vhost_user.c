@@ -35,6 +35,8 @@
 /* Taken where a back-end has the device for it. */
 #define TAKEN_FOR_CLASS                                                                                                 \
         (VHK_BIT(VHK_PF_RARP) | VHK_BIT(VHK_PF_NET_MTU) | VHK_BIT(VHK_PF_CRYPTO_SESSION) | VHK_BIT(VHK_PF_CROSS_ENDIAN))
+/* Taken if the caller maps pages for kicks. */
+#define TAKEN_FOR_NOTIFIER (VHK_BIT(VHK_PF_HOST_NOTIFIER) | VHK_BIT(VHK_PF_BACKEND_SEND_FD) | VHK_BIT(VHK_PF_BACKEND_REQ))
 /* Taken if the caller listens. */
 #define TAKEN_FOR_INBAND (VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define MAX_QUEUES 256u                 /* one byte in SET_VRING_KICK */
@@ -137,6 +139,8 @@ static int reset(struct vhk_frontend *f) {
                 vhk_close(&u->record_fd);       /* of a life that is over */
         if (k == 0)
                 vhk_vu_shmem_forget(u);
+        if (k == 0)
+                vhk_vu_notifiers_forget(u);
         return k;
 }
 
@@ -315,6 +319,7 @@ static void free_all(struct vhk_vhost_user *u) {
 /* What the back-end had here. May come twice. */
 void vhk_vu_gone(struct vhk_frontend *f) {
         vhk_vu_shmem_forget(vu_of(f));
+        vhk_vu_notifiers_forget(vu_of(f));
         vhk_vu_objects_forget(vu_of(f));
 }
 
@@ -440,8 +445,11 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         u->state.protocol_offered = offered;
         uint64_t wanted = TAKEN | (u->f.options.reconnect_ns ? TAKEN_TO_RECONNECT : 0) | (u->shmem.callbacks.size ? TAKEN_FOR_SHMEM : 0) |
                           (u->f.options.objects ? TAKEN_FOR_OBJECTS : 0);
+        wanted |= u->f.options.on_notifier ? TAKEN_FOR_NOTIFIER : 0;
         wanted |= TAKEN_FOR_CLASS | (u->f.options.on_queue ? TAKEN_FOR_INBAND : 0) | (u->f.options.protocol_offer & VHK_BIT(VHK_PF_XEN_MMAP));
         uint64_t taken = offered & wanted & ~u->f.options.protocol_no_offer;
+        if ((taken & TAKEN_FOR_NOTIFIER) != TAKEN_FOR_NOTIFIER)
+                taken &= ~VHK_BIT(VHK_PF_HOST_NOTIFIER);
         if ((taken & TAKEN_FOR_INBAND) != TAKEN_FOR_INBAND)
                 taken &= ~VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS);
         if ((taken & TAKEN_TO_RECONNECT) != TAKEN_TO_RECONNECT)
@@ -451,7 +459,9 @@ static int negotiate_protocol(struct vhk_vhost_user *u) {
         if (taken & VHK_BIT(VHK_PF_XEN_MMAP))
                 taken &= ~VHK_BIT(VHK_PF_PAGEFAULT);
         if ((taken & TAKEN_FOR_SHMEM) != TAKEN_FOR_SHMEM)
-                taken &= ~VHK_BIT(VHK_PF_SHMEM) & ~VHK_BIT(VHK_PF_BACKEND_SEND_FD);
+                taken &= ~VHK_BIT(VHK_PF_SHMEM);
+        if (!(taken & (VHK_BIT(VHK_PF_SHMEM) | VHK_BIT(VHK_PF_HOST_NOTIFIER))))
+                taken &= ~VHK_BIT(VHK_PF_BACKEND_SEND_FD);
         if ((taken & TAKEN_FOR_OBJECTS) != TAKEN_FOR_OBJECTS)
                 taken &= ~VHK_BIT(VHK_PF_SHARED_OBJECT);
         k = vhk_vu_call_u64(u, VHK_FE_SET_PROTOCOL_FEATURES, taken);

@@ -48,6 +48,7 @@ struct vhk_vhost_user {
         int epoll_fd;                   /* both sockets, for vhk_frontend_get_fd() */
         bool answered;                  /* it has answered once: then it is a vhost-user back-end */
         bool started[256];              /* rings */
+        bool has_notifier[256];         /* the caller maps a page for its kicks */
         /* ---- for another back-end (reconnect.c) ---- */
         char *spec;                     /* NULL: an inherited connection */
         struct vhk_listener listener;   /* stays open if we listen and would reconnect; fd -1: none */
@@ -119,6 +120,9 @@ int vhk_vu_send_rarp(struct vhk_frontend *f, const uint8_t mac[6]);
 int vhk_vu_set_mtu(struct vhk_frontend *f, uint16_t mtu);
 int vhk_vu_crypto_create(struct vhk_frontend *f, enum vhk_crypto_form form, const void *session, uint64_t *ret_id);
 int vhk_vu_crypto_close(struct vhk_frontend *f, uint64_t id);
+/* The back-end asks for it. */
+int vhk_vu_set_notifier(struct vhk_vhost_user *u, const struct vhk_p_vring_area *p, int fd, struct vhk_error *ret_e);
+void vhk_vu_notifiers_forget(struct vhk_vhost_user *u);
 
 /* ---- reconnect.c ---- */
 
