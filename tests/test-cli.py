@@ -233,7 +233,7 @@ class Answers(Case):
         for option, said in (('--offer=INBAND', 'no protocol feature "INBAND" (nearest: INBAND_NOTIFICATIONS)'),
                              ('--no-offer=MQ,RELPY_ACK', 'no protocol feature "RELPY_ACK" (nearest: REPLY_ACK)'),
                              ('--offer=,', 'no protocol feature ""'),
-                             ('--offer=XEN_MMAP', 'protocol features 0x20000 are not implemented')):
+                             ('--offer=SHARED_OBJECT', 'protocol features 0x40000 are not implemented')):
             r = run('-s', self.path('s'), '-b', self.disk, option)
             self.assertEqual((r.returncode, r.stdout), (1, ''))
             self.assertIn(said, r.stderr)
