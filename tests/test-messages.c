@@ -63,7 +63,7 @@ static struct vhk_backend *backend;
 static struct vhk_frontend *f;
 static pthread_t thread;
 static char dir[64], path[80];
-static int ended;
+static int ended, connected;
 static unsigned n_called, n_broken, n_config;
 static struct vhk_host *host;
 
@@ -137,6 +137,7 @@ static void open_both(int frontend_listens, int has_groups, uint64_t protocol_of
         CHECK(mkdtemp(dir));
         snprintf(path, sizeof(path), "%s/s", dir);
         ended = 0;
+        connected = frontend_listens;
         n_called = n_broken = n_config = 0;
         CHECK_OK(vhk_worker_new(NULL, NULL, &worker));
         bo = (struct vhk_backend_options){ .size = sizeof(bo), .control = worker, .on_event = on_backend_event, .protocol_offer = protocol_offer,
@@ -151,7 +152,8 @@ static void open_both(int frontend_listens, int has_groups, uint64_t protocol_of
 
 static void close_both(void) {
         f = vhk_frontend_close(f);
-        CHECK_OK(vhk_backend_stop(backend, VHK_STOP_DRAIN, 0));
+        if (!connected)                 /* else it ends with its front-end, perhaps before we could say so */
+                CHECK_OK(vhk_backend_stop(backend, VHK_STOP_DRAIN, 0));
         pthread_join(thread, NULL);
         vhk_backend_free(backend);
         vhk_worker_free(worker);
