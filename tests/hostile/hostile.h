@@ -34,6 +34,7 @@ extern char disk_path[96];
 
 /* What a back-end makes at its first use and keeps. */
 void warm_up(void);
+void warm_up_postcopy(void);
 /* How often the workers have woken up. */
 unsigned turns(void);
 /* No worker turns without a reason: at most @most times in 30 ms. */

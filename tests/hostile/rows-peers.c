@@ -132,6 +132,13 @@ void warm_up(void) {
         struct vhk_hdr h;
         int fd;
 
+        come_with_memory();
+        for (unsigned i = 0; i < N_RINGS; i++) {
+                ring_make(fe, i);
+                ring_set_up(fe, i, 0);
+                ring_go(fe, i);
+                read_sector(i, i);
+        }
         if (!(offered & VHK_BIT(VHK_F_ACCESS_PLATFORM)))
                 return;
         miss(&fd);
