@@ -339,14 +339,19 @@ TEST(in_band) {
                         CHECK_OK(vhk_drvq_kick(q));
                         CHECK_OK(vhk_frontend_kick_queue(f, 0));
                         struct pollfd p = { .fd = vhk_frontend_get_fd(f), .events = POLLIN };
-                        for (unsigned was = i - 1; n_called == was;) {
+                        int k;
+                        while ((k = vhk_drvq_reap(q, &done, 1)) == 0) { /* a call may come too often, never too seldom */
                                 CHECK_EQ(poll(&p, 1, 10000), 1);
                                 CHECK_OK(vhk_frontend_dispatch(f));
                         }
-                        CHECK_EQ(vhk_drvq_reap(q, &done, 1), 1);
+                        CHECK_EQ(k, 1);
                         CHECK(done.len == 4 && !memcmp(buffer, "used", 4));
                 }
                 CHECK_EQ(n_broken, 0);
+                for (struct pollfd p = { .fd = vhk_frontend_get_fd(f), .events = POLLIN }; !n_called;) {
+                        CHECK_EQ(poll(&p, 1, 10000), 1);
+                        CHECK_OK(vhk_frontend_dispatch(f));
+                }
                 q = vhk_drvq_free(q);
                 close_both();
                 m = vhk_memory_free(m);
