@@ -79,7 +79,7 @@ int vhk_backend_open(const char *spec, const struct vhk_backend_options *o, cons
 /** vhk_backend_set_worker() - ring @queue's home, before the first front-end comes. Default: the control worker. -EINVAL, -EBUSY */
 int vhk_backend_set_worker(struct vhk_backend *b, unsigned queue, struct vhk_worker *w);
 
-/** vhk_backend_stop() - ANY thread: stop all rings (@how), close the connection, then VHK_BACKEND_ENDED; at most @limit_ns */
+/** vhk_backend_stop() - ANY thread: stop all rings (@how), close the connection, then VHK_BACKEND_ENDED; at most @limit_ns. Not after ENDED. */
 int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t limit_ns);
 
 /** vhk_backend_free() - only before a front-end came, or after VHK_BACKEND_ENDED; NULL is legal. Unlinks its own socket file. */
