@@ -218,7 +218,8 @@ static inline void fe_connect(struct rig *r) {
         int fd;
         struct vhk_error e = { .text = "" };
 
-        CHECK_MSG(vhk_sock_connect(r->path, 0, &fd, &e) == 0, "%s", e.text);
+        /* behind a storm the queue of waiting connections may still be full */
+        CHECK_MSG(vhk_sock_connect(r->path, 5000000000u, &fd, &e) == 0, "%s", e.text);
         CHECK_OK(vhk_conn_init(&r->fe, fd));
         r->features = r->protocol = 0;
 }
