@@ -254,6 +254,7 @@ TEST(postcopy) {
         void *numbers, *data;
         vhk_gpa_t gpa;
 
+        NEEDS_THREADS_AT_ONCE();
         int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
         if (fd < 0)
                 SKIP("cannot: userfaultfd is not for us here");

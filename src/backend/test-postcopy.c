@@ -308,6 +308,7 @@ TEST(pages_come_when_they_are_touched) {
         static struct rig r;
         struct server s;
 
+        NEEDS_THREADS_AT_ONCE();
         open_with_home(&r, &with_postcopy);
         listen_and_lend(&r, &s);
         /* control has touched nothing: no page is there, and nobody has asked for one */
@@ -341,6 +342,7 @@ TEST(front_end_leaves_while_a_ring_waits) {
         static struct rig r;
         struct server s;
 
+        NEEDS_THREADS_AT_ONCE();
         open_with_home(&r, &with_postcopy);
         listen_and_lend(&r, &s);
         kick(&r, 0);
