@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "backend/test-backend.h"
+#include "backend/test-home.h"
 
 #define LOG_PROTOCOL (PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD))
 #define LOGGING (FEATURES | VHK_BIT(VHK_F_LOG_ALL))
@@ -327,25 +328,6 @@ TEST(h24_beyond_the_log) {
 }
 
 /* ---- a migration: source pages are copied while rings work, until nothing is marked any more ---- */
-
-struct home {
-        struct vhk_worker *w;
-        pthread_t thread;
-        struct vhk_post quit_post;
-        bool quit;
-};
-
-static void on_quit(struct vhk_post *p) {
-        vhk_container_of(p, struct home, quit_post)->quit = true;
-}
-
-static void *home_thread(void *arg) {
-        struct home *h = arg;
-
-        while (!h->quit)
-                vhk_worker_dispatch(h->w, -1);
-        return NULL;
-}
 
 static uint32_t rand_state;
 

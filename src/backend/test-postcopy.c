@@ -8,29 +8,11 @@
 #include <sys/ioctl.h>
 
 #include "backend/test-backend.h"
+#include "backend/test-home.h"
 #include "mem/fault.h"
 
 #define POSTCOPY ((PROTOCOL & ~VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS)) | VHK_BIT(VHK_PF_PAGEFAULT))
 static const struct vhk_backend_options with_postcopy = { .protocol_offer = VHK_BIT(VHK_PF_PAGEFAULT) };
-
-struct home {
-        struct vhk_worker *w;
-        pthread_t thread;
-        struct vhk_post quit_post;
-        bool quit;
-};
-
-static void on_quit(struct vhk_post *p) {
-        vhk_container_of(p, struct home, quit_post)->quit = true;
-}
-
-static void *home_thread(void *arg) {
-        struct home *h = arg;
-
-        while (!h->quit)
-                vhk_worker_dispatch(h->w, -1);
-        return NULL;
-}
 
 static struct home the_home;
 

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "backend/test-backend.h"
+#include "backend/test-home.h"
 
 static uint32_t rand_state;
 
@@ -256,25 +257,6 @@ static void storm(struct rig *r, unsigned rounds) {
 }
 
 /* ---- four homes, five threads ---- */
-
-struct home {
-        struct vhk_worker *w;
-        pthread_t thread;
-        struct vhk_post quit_post;
-        bool quit;
-};
-
-static void on_quit(struct vhk_post *p) {
-        vhk_container_of(p, struct home, quit_post)->quit = true;
-}
-
-static void *home_thread(void *arg) {
-        struct home *h = arg;
-
-        while (!h->quit)
-                vhk_worker_dispatch(h->w, -1);
-        return NULL;
-}
 
 static void with_four_homes(unsigned rounds, uint64_t spin_ns) {
         static struct rig r;
