@@ -17,7 +17,7 @@ ROOMS = {
     'mem':      (('base',), ('error', 'memory')),
     'ring':     (('base', 'mem'), ('error', 'memory', 'queue', 'drvq', 'worker')),
     'sock':     (('base', 'wire'), ('error', 'worker', 'backend')),     # backend.h: how an endpoint is spelled
-    'frontend': (('base', 'wire', 'mem', 'ring', 'sock'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq', 'migration')),
+    'frontend': (('base', 'wire', 'mem', 'ring', 'sock'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq', 'migration', 'kernel')),
     'backend':  (('base', 'wire', 'mem', 'ring', 'sock'), ('error', 'memory', 'queue', 'worker', 'device', 'backend')),
     'driver':   (('base', 'mem', 'ring'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq', 'blk')),
     'device':   (('base', 'mem', 'ring'), ('error', 'memory', 'queue', 'worker', 'device', 'backend', 'blkdev')),

@@ -78,7 +78,8 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
 
 /**
  * struct vhk_frontend_options - zero it, set @size
- * @has_fd, @fd: an inherited socket, listening or connected, instead of a path; becomes the front-end's
+ * @has_fd, @fd: an inherited descriptor instead of a path: a socket, listening or connected, or what a kernel's node was opened as;
+ *               becomes the front-end's
  * @mode: with a path: who calls whom
  * @virtio_id: device type, where the carrier does not tell (vhost-user does not); 0 unknown
  * @connect_ns: keep trying to connect (or wait for a connection) so long; 0: one try (listening: 30 s)
@@ -125,7 +126,8 @@ struct vhk_frontend_options {
 
 /**
  * vhk_frontend_open() - find the back-end and negotiate protocol features
- * @spec: "vhost-user:PATH" or a bare PATH; NULL with an inherited descriptor
+ * @spec: "vhost-user:PATH" or a bare PATH. With an inherited descriptor what that is, "vhost-user:", and nothing behind the colon; NULL: a
+ *        vhost-user socket
  *
  * Return: 0; -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG ... ; -ETIMEDOUT (someone accepts but does not answer: most likely busy
  * with another front-end); -EPROTO (not a vhost-user back-end), with the story in @ret_e.
@@ -154,21 +156,37 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_SHMEM           (1u << 12)      /* get_shmem_config, and the device may map */
 #define VHK_CAP_IOMMU           (1u << 13)      /* iotlb_update, iotlb_invalidate, once ACCESS_PLATFORM was set */
 #define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */
+/* ... of the kernel's devices, with the calls of <vhostkit/kernel.h> */
+#define VHK_CAP_BACKEND_FD      (1u << 19)      /* set_backend */
+#define VHK_CAP_VSOCK           (1u << 20)      /* vsock_set_cid, vsock_set_running */
+#define VHK_CAP_SCSI            (1u << 21)      /* scsi_set_endpoint, scsi_clear_endpoint ... */
+#define VHK_CAP_GROUPS          (1u << 22)      /* get_queue_group, set_group_asid */
+#define VHK_CAP_DMA             (1u << 23)      /* dma_map, dma_unmap, dma_begin, dma_end */
+#define VHK_CAP_DEVICE_SUSPEND  (1u << 24)      /* suspend */
+#define VHK_CAP_DEVICE_RESUME   (1u << 25)      /* resume */
+#define VHK_CAP_WORKERS         (1u << 26)      /* new_worker, free_worker, attach_worker, get_worker */
+#define VHK_CAP_BUSYLOOP        (1u << 27)      /* set_busyloop, get_busyloop */
 
 /**
  * struct vhk_frontend_info - what is known of the back-end; set @size first
  * @features: virtio feature bits on offer (transport bits that the carrier keeps to itself are cleared)
  * @acked: virtio features as set
- * @carrier_features: vhost-user: protocol features on offer
- * @carrier_acked: vhost-user: protocol features in use
+ * @carrier_features: vhost-user: protocol features on offer; the kernel: its backend features
+ * @carrier_acked: those in use
  * @n_queues: most rings (1 where the back-end does not tell)
  * @mem_slots: most memory regions
+ * @iova_first, @iova_last: what may be an I/O address
+ * @config_size: bytes of the configuration space, 0 unknown
+ * @queue_size_max: most entries of a ring, 0 unknown
+ * @n_groups, @n_address_spaces: of rings (VHK_CAP_GROUPS), 0 where there are none
  */
 struct vhk_frontend_info {
         size_t size;
         uint32_t capabilities, virtio_id;
         uint64_t features, acked, carrier_features, carrier_acked;
         uint32_t n_queues, mem_slots;
+        uint64_t iova_first, iova_last;
+        uint32_t config_size, queue_size_max, n_groups, n_address_spaces;
 };
 int vhk_frontend_get_info(struct vhk_frontend *f, struct vhk_frontend_info *ret_i);
 /** vhk_frontend_get_error() - the story of the last call that failed, or of the end of the connection; never NULL */

@@ -8,6 +8,7 @@
 #include <vhostkit/migration.h>
 
 #include "frontend/frontend.h"
+#include "wire/features.h"
 
 static const struct vhk_frontend_carrier carriers[] = {
         { "vhost-user:", vhk_vhost_user_open },         /* first: also for a bare path or a descriptor */
@@ -40,7 +41,7 @@ int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const c
         return code;
 }
 
-static int enter(struct vhk_frontend *f) {
+int vhk_frontend_enter(struct vhk_frontend *f) {
         if (f->busy)
                 return -EDEADLK;
         if (vhk_frontend_is_final(f)) {
@@ -52,13 +53,11 @@ static int enter(struct vhk_frontend *f) {
         return 0;
 }
 
-/* Is there a connection, perhaps again? */
-static int need(struct vhk_frontend *f) {
+int vhk_frontend_need(struct vhk_frontend *f) {
         return f->end.code ? vhk_frontend_wait_again(f) : 0;
 }
 
-/* A call that failed because the connection was lost is made again on the next one: it asks for a state, not for a change. */
-static bool was_cut_short(const struct vhk_frontend *f, int k) {
+bool vhk_frontend_was_cut_short(const struct vhk_frontend *f, int k) {
         return k < 0 && f->end.code && !f->again.searching && !vhk_frontend_is_final(f);
 }
 
@@ -71,7 +70,7 @@ static void tell_queue_events(struct vhk_frontend *f) {
         f->has_queue_events = false;
 }
 
-static int leave(struct vhk_frontend *f, int k) {
+int vhk_frontend_leave(struct vhk_frontend *f, int k) {
         tell_queue_events(f);
         if (f->config_changed && !f->end.code && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_CONFIG_CHANGED, NULL);
@@ -79,7 +78,7 @@ static int leave(struct vhk_frontend *f, int k) {
         if (f->again.reconnected && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_RECONNECTED, NULL);
         f->again.reconnected = false;
-        if (vhk_frontend_is_final(f))
+        if (vhk_frontend_is_final(f) && f->ops->gone)
                 f->ops->gone(f);
         if (vhk_frontend_is_final(f) && f->options.on_event)    /* once: enter() lets nobody in again */
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
@@ -87,28 +86,28 @@ static int leave(struct vhk_frontend *f, int k) {
         return k;
 }
 
-/* The answer to a call that this carrier or back-end has no means for. */
-static int lacks(struct vhk_frontend *f, uint32_t capability, const char *what) {
+int vhk_frontend_lacks(struct vhk_frontend *f, uint32_t capability, const char *what) {
         if (!capability || (f->info.capabilities & capability))
                 return 0;
         return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.capability", "the back-end has no %s", what);
 }
 
-#define CALL(f, capability, what, call)                         \
-        do {                                                    \
-                int k_ = enter(f);                              \
-                if (k_ < 0)                                     \
-                        return k_;                              \
-                k_ = lacks(f, capability, what);                \
-                if (k_ < 0)                                     \
-                        return leave(f, k_);                    \
-                do {                                            \
-                        k_ = need(f);                           \
-                        k_ = k_ < 0 ? k_ : (call);              \
-                } while (was_cut_short(f, k_));                 \
-                return leave(f, k_);                            \
-        } while (0)
+#define CALL VHK_FRONTEND_CALL
 #define ALWAYS 0u
+
+/* ---- words that all carriers have ---- */
+
+uint32_t vhk_frontend_encode_base(uint64_t features, const struct vhk_ring_base *b) {
+        if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
+                return b->avail;
+        return (b->avail & 0x7fffu) | (uint32_t)!!b->avail_wrap << 15 | (b->used & 0x7fffu) << 16 | (uint32_t)!!b->used_wrap << 31;
+}
+
+struct vhk_ring_base vhk_frontend_decode_base(uint64_t features, uint32_t num) {
+        if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
+                return (struct vhk_ring_base){ .avail = (uint16_t)num, .used = (uint16_t)num };
+        return (struct vhk_ring_base){ .avail = num & 0x7fff, .avail_wrap = num >> 15 & 1, .used = num >> 16 & 0x7fff, .used_wrap = num >> 31 };
+}
 
 /* ---- the calls ---- */
 
@@ -130,9 +129,11 @@ VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_option
                 return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_shmem: size, map and unmap are not all set");
         if (!own.limit_ns)
                 own.limit_ns = 30000000000ull;
-        if (!own.has_fd == !spec)
-                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "either an endpoint or an inherited descriptor is needed");
-        return carrier_of(spec)->open(spec, &own, ret_f, ret_e);
+        const struct vhk_frontend_carrier *c = carrier_of(spec);
+        if (own.has_fd ? spec && strcmp(spec, c->prefix) : !spec)
+                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "either an endpoint or an inherited descriptor (of a carrier, \"%s\" say) is needed",
+                                     c->prefix);
+        return c->open(own.has_fd ? NULL : spec, &own, ret_f, ret_e);
 }
 
 VHK_API struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f) {
@@ -290,14 +291,14 @@ VHK_API int vhk_frontend_get_fd(struct vhk_frontend *f) {
 }
 
 VHK_API int vhk_frontend_dispatch(struct vhk_frontend *f) {
-        int k = enter(f);
+        int k = vhk_frontend_enter(f);
 
         if (k < 0)
                 return k;
         k = f->end.code ? vhk_frontend_try_again(f) : 0;
         if (k == 0)
                 k = f->ops->dispatch(f);
-        if (was_cut_short(f, k))
+        if (vhk_frontend_was_cut_short(f, k))
                 k = vhk_frontend_try_again(f);
-        return leave(f, k == -EAGAIN ? 0 : k);
+        return vhk_frontend_leave(f, k == -EAGAIN ? 0 : k);
 }

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 
+/* A member may be NULL where the carrier never has the capability that its public call asks for. */
 struct vhk_frontend_ops {
         int (*set_features)(struct vhk_frontend *f, uint64_t features);
         int (*set_memory)(struct vhk_frontend *f, struct vhk_memory *m);
@@ -44,7 +45,7 @@ struct vhk_frontend_ops {
         int (*log_data)(struct vhk_frontend *f, int on);
         int (*log_queue)(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa);
         int (*get_shmem_config)(struct vhk_frontend *f, uint64_t *ret_sizes);
-        void (*gone)(struct vhk_frontend *f);           /* the connection has ended for ever: what the back-end had here goes too */
+        void (*gone)(struct vhk_frontend *f);           /* the connection has ended for ever: what the back-end had here goes too; NULL: nothing */
         int (*iotlb_update)(struct vhk_frontend *f, const struct vhk_translation *t);
         int (*iotlb_invalidate)(struct vhk_frontend *f, uint64_t iova, uint64_t len);
         int (*suspend_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
@@ -53,6 +54,29 @@ struct vhk_frontend_ops {
         int (*reconnect)(struct vhk_frontend *f);
         void (*disconnect)(struct vhk_frontend *f);     /* what is left of the connection; may come twice */
         void (*set_alarm)(struct vhk_frontend *f, uint64_t ns);         /* get_fd becomes readable then; 0: it need not */
+        /* ---- the kernel's, of <vhostkit/kernel.h> ---- */
+        int (*set_backend)(struct vhk_frontend *f, unsigned i, int fd);
+        int (*vsock_set_cid)(struct vhk_frontend *f, uint64_t cid);
+        int (*vsock_set_running)(struct vhk_frontend *f, int on);
+        int (*scsi_set_endpoint)(struct vhk_frontend *f, const char *wwpn, uint16_t tpgt);
+        int (*scsi_clear_endpoint)(struct vhk_frontend *f);
+        int (*scsi_get_abi_version)(struct vhk_frontend *f, int *ret_version);
+        int (*scsi_set_events_missed)(struct vhk_frontend *f, int on);
+        int (*scsi_get_events_missed)(struct vhk_frontend *f, int *ret_on);
+        int (*get_queue_group)(struct vhk_frontend *f, unsigned i, uint32_t *ret_group);
+        int (*set_group_asid)(struct vhk_frontend *f, uint32_t group, uint32_t asid);
+        int (*dma_map)(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint64_t len, void *va, uint32_t access);
+        int (*dma_unmap)(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint64_t len);
+        int (*dma_begin)(struct vhk_frontend *f, uint32_t asid);
+        int (*dma_end)(struct vhk_frontend *f, uint32_t asid);
+        int (*suspend)(struct vhk_frontend *f);
+        int (*resume)(struct vhk_frontend *f);
+        int (*new_worker)(struct vhk_frontend *f, uint32_t *ret_id);
+        int (*free_worker)(struct vhk_frontend *f, uint32_t id);
+        int (*attach_worker)(struct vhk_frontend *f, unsigned i, uint32_t id);
+        int (*get_worker)(struct vhk_frontend *f, unsigned i, uint32_t *ret_id);
+        int (*set_busyloop)(struct vhk_frontend *f, unsigned i, uint32_t us);
+        int (*get_busyloop)(struct vhk_frontend *f, unsigned i, uint32_t *ret_us);
 };
 
 /* The part that all carriers share; the first member of a carrier's own struct. */
@@ -74,6 +98,36 @@ struct vhk_frontend {
         } again;
 };
 
+/* ---- frontend.c: the bracket of every public call ---- */
+
+int vhk_frontend_enter(struct vhk_frontend *f);
+int vhk_frontend_leave(struct vhk_frontend *f, int k);          /* returns @k, events told */
+/* 0, or the answer to a call that this carrier or back-end has no means for. */
+int vhk_frontend_lacks(struct vhk_frontend *f, uint32_t capability, const char *what);
+/* Is there a connection, perhaps again? */
+int vhk_frontend_need(struct vhk_frontend *f);
+/* A call that failed because the connection was lost is made again on the next one: it asks for a state, not for a change. */
+bool vhk_frontend_was_cut_short(const struct vhk_frontend *f, int k);
+
+#define VHK_FRONTEND_CALL(f, capability, what, call)                    \
+        do {                                                            \
+                int k_ = vhk_frontend_enter(f);                         \
+                if (k_ < 0)                                             \
+                        return k_;                                      \
+                k_ = vhk_frontend_lacks(f, capability, what);           \
+                if (k_ < 0)                                             \
+                        return vhk_frontend_leave(f, k_);               \
+                do {                                                    \
+                        k_ = vhk_frontend_need(f);                      \
+                        k_ = k_ < 0 ? k_ : (call);                      \
+                } while (vhk_frontend_was_cut_short(f, k_));            \
+                return vhk_frontend_leave(f, k_);                       \
+        } while (0)
+
+/* A ring's base as one word: what the wire and the kernel agree on. @features in use say if rings are packed. */
+uint32_t vhk_frontend_encode_base(uint64_t features, const struct vhk_ring_base *b);
+struct vhk_ring_base vhk_frontend_decode_base(uint64_t features, uint32_t num);
+
 /* ---- again.c ---- */
 
 bool vhk_frontend_is_final(const struct vhk_frontend *f);       /* has it ended for ever? */
@@ -82,6 +136,7 @@ int vhk_frontend_try_again(struct vhk_frontend *f);
 /* ... as many as fit into the time limit of a call; then -ETIMEDOUT */
 int vhk_frontend_wait_again(struct vhk_frontend *f);
 
+/* @spec is NULL with an inherited descriptor. */
 struct vhk_frontend_carrier {
         const char *prefix;
         int (*open)(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);

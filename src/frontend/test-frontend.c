@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <vhostkit/kernel.h>
 
 #include "frontend/frontend.h"
 #include "frontend/test-fake.h"
@@ -124,6 +125,47 @@ TEST(a_back_end_without_protocol_features) {
         CHECK_OK(vhk_frontend_set_features(f, FEATURES));
         CHECK_EQ(fake.count[VHK_FE_SET_PROTOCOL_FEATURES], 0);
         CHECK_EQ(n_gone, 0);
+        leave();
+}
+
+#define LACKS(call, word)                                                               \
+        do {                                                                            \
+                CHECK_EQ(call, -EOPNOTSUPP);                                            \
+                CHECK_STR(vhk_frontend_get_error(f)->rule, "frontend.capability");      \
+                CHECK(strstr(vhk_frontend_get_error(f)->text, word));                   \
+        } while (0)
+
+TEST(what_only_the_kernel_can_do) {
+        uint32_t v = 5;
+        int n = 5;
+
+        init();
+        enter();
+        LACKS(vhk_frontend_set_backend(f, 0, -1), "network interface");
+        LACKS(vhk_frontend_vsock_set_cid(f, 3), "vsock");
+        LACKS(vhk_frontend_vsock_set_running(f, 1), "vsock");
+        LACKS(vhk_frontend_scsi_set_endpoint(f, "naa.1", 1), "SCSI");
+        LACKS(vhk_frontend_scsi_clear_endpoint(f), "SCSI");
+        LACKS(vhk_frontend_scsi_get_abi_version(f, &n), "SCSI");
+        LACKS(vhk_frontend_scsi_set_events_missed(f, 1), "SCSI");
+        LACKS(vhk_frontend_scsi_get_events_missed(f, &n), "SCSI");
+        LACKS(vhk_frontend_get_queue_group(f, 0, &v), "groups");
+        LACKS(vhk_frontend_set_group_asid(f, 0, 0), "groups");
+        LACKS(vhk_frontend_dma_map(f, 0, 0, 4096, &v, VHK_ACCESS_BOTH), "mappings");
+        LACKS(vhk_frontend_dma_unmap(f, 0, 0, 4096), "mappings");
+        LACKS(vhk_frontend_dma_begin(f, 0), "mappings");
+        LACKS(vhk_frontend_dma_end(f, 0), "mappings");
+        LACKS(vhk_frontend_suspend(f), "suspended");
+        LACKS(vhk_frontend_resume(f), "resumed");
+        LACKS(vhk_frontend_new_worker(f, &v), "workers");
+        LACKS(vhk_frontend_free_worker(f, 0), "workers");
+        LACKS(vhk_frontend_attach_worker(f, 0, 0), "workers");
+        LACKS(vhk_frontend_get_worker(f, 0, &v), "workers");
+        LACKS(vhk_frontend_set_busyloop(f, 0, 50), "busy polling");
+        LACKS(vhk_frontend_get_busyloop(f, 0, &v), "busy polling");
+        CHECK_EQ(v, 5);
+        CHECK_EQ(n, 5);
+        CHECK_EQ(info().iova_last, UINT64_MAX);
         leave();
 }
 
@@ -765,6 +807,20 @@ TEST(we_listen_and_the_back_end_comes) {
         CHECK_EQ(access(strchr(path, ':') + 1, F_OK), -1);      /* one came, the file is gone */
         leave();
         CHECK_OK(rmdir(dir));
+}
+
+TEST(an_inherited_descriptor_may_be_called_by_its_carrier) {
+        int s[2];
+
+        init();
+        CHECK_OK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s));
+        fake_start(&fake, s[1]);
+        options.fd = s[0];
+        CHECK_EQ(vhk_frontend_open("vhost-user:/run/x.sock", &options, &f, &err), -EINVAL);
+        CHECK_EQ(vhk_frontend_open("x.sock", &options, &f, &err), -EINVAL);
+        CHECK_OK(vhk_frontend_open("vhost-user:", &options, &f, &err));
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        leave();
 }
 
 TEST(an_inherited_listener) {

@@ -159,18 +159,6 @@ static int call_fd(struct vhk_vhost_user *u, enum vhk_msg_id id, unsigned i, int
         return vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = fd >= 0 }, NULL, NULL);
 }
 
-static uint32_t encode_base(uint64_t features, const struct vhk_ring_base *b) {
-        if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
-                return b->avail;
-        return (b->avail & 0x7fffu) | (uint32_t)!!b->avail_wrap << 15 | (b->used & 0x7fffu) << 16 | (uint32_t)!!b->used_wrap << 31;
-}
-
-static struct vhk_ring_base decode_base(uint64_t features, uint32_t num) {
-        if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
-                return (struct vhk_ring_base){ .avail = (uint16_t)num, .used = (uint16_t)num };
-        return (struct vhk_ring_base){ .avail = num & 0x7fff, .avail_wrap = num >> 15 & 1, .used = num >> 16 & 0x7fff, .used_wrap = num >> 31 };
-}
-
 /* Guest addresses of the three areas (virtio 1.3, 2.7 and 2.8) to user addresses; with an IOMMU they are I/O addresses. */
 static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, struct vhk_p_vring_addr *ret_addr) {
         bool packed = u->state.features & VHK_BIT(VHK_F_RING_PACKED);
@@ -198,7 +186,7 @@ int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
         int k = vhk_vu_call_state(u, VHK_FE_SET_VRING_NUM, i, s->num);
 
         if (k == 0)
-                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_BASE, i, encode_base(u->state.features, &s->base));
+                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_BASE, i, vhk_frontend_encode_base(u->state.features, &s->base));
         if (k == 0)
                 k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_VRING_ADDR, .payload = addr, .size = sizeof(*addr) }, NULL, NULL);
         if (k == 0 && s->err_fd >= 0)
@@ -250,7 +238,7 @@ static int stop_by(struct vhk_frontend *f, enum vhk_msg_id id, unsigned i, struc
                 return k;
         u->started[i] = u->rings[i].wanted = false;
         if (ret_base)
-                *ret_base = decode_base(u->state.features, reply.vring_state.num);
+                *ret_base = vhk_frontend_decode_base(u->state.features, reply.vring_state.num);
         return 0;
 }
 
@@ -573,7 +561,7 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
 
         if (!u)
                 return NULL;
-        u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id },
+        u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id, .iova_last = UINT64_MAX },
                 .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
         u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = u->log_fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
