@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""What a guest boots: Debian's kernel, its modules, and a root made of busybox and our scripts.
+"""What a guest boots: Debian's kernel (debian.py), its modules, and a root made of busybox and our scripts.
 
 A Tree is the root file system as a dictionary.  It is written out either as an initramfs
 (newc cpio, made here: no root and no device nodes needed) or as a plain directory for
 User-Mode Linux.  Both are cached and made anew when any byte that goes in has changed.
 """
 
-import contextlib
-import fcntl
 import glob
 import hashlib
-import lzma
 import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 import time
-import zlib
 
+import debian
 from lab import Skip, need
 
 GUEST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest")
 KERNEL_MODULES = ("virtio_pci", "virtio_blk", "virtio_mem", "virtio-rng", "ext4", "virtio_net", "virtio_scsi",
                   "vmw_vsock_virtio_transport", "virtio_crypto", "virtiofs")
+VHOST_MODULES = ("vhost_net", "vhost_vsock", "vhost_scsi", "tun", "target_core_file", "vsock_loopback", "virtio_blk",
+                 "virtio_net", "ext4", "vdpa_sim_blk", "vdpa_sim_net", "vduse", "vhost_vdpa", "virtio_vdpa")
+GUEST_PROGRAMS = (("mkfs.ext4", "e2fsprogs"), ("blkdiscard", "util-linux"))
+VHOST_PROGRAMS = (("e2fsck", "e2fsprogs"), ("vdpa", "iproute2"))
 UML_MODULES = {"virtio_blk": (), "virtio_net": ("failover", "net_failover")}         # and what each needs
 
 
@@ -109,70 +109,10 @@ def _cpio_entry(f, ino, path, mode, data):
     f.write(data + b"\0" * (-len(data) % 4))
 
 
-@contextlib.contextmanager
-def _locked(cache):
-    """Two scenarios at the same time fill the cache once."""
-    os.makedirs(cache, exist_ok=True)
-    with open(os.path.join(cache, "lock"), "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
-def _apt(*argv, cwd=None):
-    try:
-        return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError:
-        raise Skip("no apt here: the lab wants Debian's kernel package linux-image-amd64") from None
-    except subprocess.CalledProcessError as e:
-        why = (e.stderr.strip().split("\n") or [""])[-1]
-        raise Skip(f"{' '.join(argv)}: {why}: apt-get update, or go online") from None
-
-
-def _fetch_kernel(cache):
-    """Unpacks (never installs) the kernel package; gives its directory."""
-    depends = _apt("apt-cache", "depends", "--important", "linux-image-amd64")
-    found = re.search(r"linux-image-[0-9]\S*-amd64", depends)
-    if not found:
-        raise Skip("apt knows no linux-image-amd64: apt-get update")
-    work = os.path.join(cache, "kernel.new")
-    shutil.rmtree(work, ignore_errors=True)
-    os.makedirs(work)
-    _apt("apt-get", "download", "-q", found.group(0), cwd=work)
-    deb = glob.glob(os.path.join(work, "*.deb"))[0]
-    subprocess.run(["dpkg", "-x", deb, work], check=True)
-    os.unlink(deb)
-    version = os.listdir(os.path.join(work, "lib/modules"))[0]
-    subprocess.run([need("depmod", "kmod"), "-b", work, version], check=True)
-    _uncompress(glob.glob(os.path.join(work, "boot/vmlinuz-*"))[0], os.path.join(work, "vmlinux"))
-    shutil.rmtree(os.path.join(cache, "kernel"), ignore_errors=True)
-    os.rename(work, os.path.join(cache, "kernel"))
-
-
-def _uncompress(image, path):
-    """The ELF kernel inside a bzImage, which QEMU boots by PVH: under TCG that is 3 s sooner
-    than letting the guest unpack itself.  Compressed in a way unknown here, it stays as it is."""
-    with open(image, "rb") as f:
-        data = f.read()
-    setup_sects = data[0x1f1] or 4
-    offset, length = struct.unpack_from("<II", data, 0x248)
-    start = (setup_sects + 1) * 512 + offset
-    payload = data[start:start + length]
-    for module in (lzma.LZMADecompressor(), zlib.decompressobj(zlib.MAX_WBITS | 16)):
-        with contextlib.suppress(lzma.LZMAError, zlib.error):
-            data = module.decompress(payload)
-            break
-    with open(path, "wb") as f:
-        f.write(data)
-
-
 def _kernel_modules(tree, kernel, names):
     """The modules with what they depend on, and for each name the order of insmod."""
-    version = os.listdir(os.path.join(kernel, "lib/modules"))[0]
-    modprobe = need("modprobe", "kmod")
     for name in names:
-        shown = subprocess.run([modprobe, "-d", kernel, "-S", version, "--show-depends", name],
-                               capture_output=True, text=True, check=True).stdout
-        order = re.findall(r"^insmod (\S+)", shown, re.M)
+        order = debian.load_order(kernel, name)
         for module in order:
             tree.copy(module, f"lib/modules/{os.path.basename(module)}")
         tree.put(f"lib/modules/{name}.order",
@@ -180,38 +120,44 @@ def _kernel_modules(tree, kernel, names):
 
 
 def linux(cache):
-    """(kernel image, initramfs) for QEMU."""
+    """(kernel image, initramfs) for a QEMU that is a front-end."""
+    return _boot(cache, "front-end", KERNEL_MODULES, GUEST_PROGRAMS)
+
+
+def linux_vhost(cache, tree, path):
+    """(kernel image, initramfs) for a QEMU in which programs meet the kernel's own vhost, vDPA and VDUSE.  The
+    programs are in @tree; the initramfs, which they make this run's own, is written to @path."""
+    debian.add_vdpa(cache)
+    vmlinux, initrd = _boot(cache, "vhost", VHOST_MODULES, GUEST_PROGRAMS + VHOST_PROGRAMS)
+    shutil.copyfile(initrd, path)
+    with open(path, "ab") as f:
+        tree.write_cpio(f)      # one archive after the other: the kernel unpacks both
+    return vmlinux, path
+
+
+def _boot(cache, kind, modules, programs):
     need("modprobe", "kmod")
-    with _locked(cache):
-        kernel = os.path.join(cache, "kernel")
-        vmlinux = os.path.join(kernel, "vmlinux")
-        if not os.path.exists(vmlinux):
-            try:
-                _fetch_kernel(cache)
-            except Skip:
-                if os.geteuid() != 0:
-                    raise
-                _apt("apt-get", "update", "-q")     # lists that are absent or too old
-                _fetch_kernel(cache)
+    with debian.locked(cache):
+        kernel = debian.kernel(cache)
         tree = Tree()
         tree.busybox()
         tree.scripts()
-        _kernel_modules(tree, kernel, KERNEL_MODULES)
-        tree.program(need("mkfs.ext4", "e2fsprogs"), "sbin/mkfs.ext4")
+        _kernel_modules(tree, kernel, modules)
         tree.copy("/etc/mke2fs.conf", "etc/mke2fs.conf")
-        tree.program(need("blkdiscard", "util-linux"), "sbin/blkdiscard")
-        initrd = os.path.join(cache, f"initrd-{tree.digest()}.cpio")
+        for program, package in programs:
+            tree.program(need(program, package), f"sbin/{program}")
+        initrd = os.path.join(cache, f"initrd-{kind}-{tree.digest()}.cpio")
         if not os.path.exists(initrd):
             with open(initrd + ".new", "wb") as f:
                 tree.write_cpio(f)
             os.rename(initrd + ".new", initrd)
-            _forget_old(cache, initrd)
-        return vmlinux, initrd
+            _forget_old(cache, kind, initrd)
+        return os.path.join(kernel, "vmlinux"), initrd
 
 
-def _forget_old(cache, keep):
+def _forget_old(cache, kind, keep):
     """Earlier versions, unless a guest may be booting from one just now."""
-    for old in glob.glob(os.path.join(cache, "initrd-*")):
+    for old in glob.glob(os.path.join(cache, f"initrd-{kind}-*")):
         if old != keep and time.time() - os.path.getmtime(old) > 600:
             os.unlink(old)
 

@@ -95,11 +95,11 @@ def script_words(script, params):
 class Qemu(Machine):
 
     def __init__(self, lab, script, devices, memory="256M", cpus=1, params=None,
-                 reboots=False, name="qemu", slots="", boot=()):
+                 reboots=False, name="qemu", slots="", boot=(), root=None):
         super().__init__(lab, name)
         self.qmp_path = lab.path(f"{name}.qmp")
         qemu = need("qemu-system-x86_64", QEMU_PACKAGE)
-        kernel, initrd = guestfs.linux(lab.cache)
+        kernel, initrd = root or guestfs.linux(lab.cache)
         words = ["console=ttyS0", "quiet", "panic=-1", *boot, *script_words(script, params)]
         # -vga: its hole splits low memory into two regions, as in most real guests.
         argv = [qemu, "-M", "q35,memory-backend=mem", "-accel", "tcg,thread=multi", "-cpu", "max",
