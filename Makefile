@@ -3,7 +3,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: all setup demo check check-lab bench coverage soak install clean help
+.PHONY: all setup demo check check-lab check-kernel bench coverage soak install clean help
 
 all: setup
 	@ninja -C $(BUILD)
@@ -25,6 +25,10 @@ check:                  # every test: native, sanitizers, valgrind, aarch64, fuz
 check-lab: all          # the real guests alone
 	@tools/need build check
 	@tools/check native-build lab
+
+check-kernel: all       # the guests in which our programs meet the kernel's own vhost, vDPA and VDUSE
+	@tools/need build check
+	@tools/check native-build kernel
 
 bench:                  # the ring, and the null device against qemu-storage-daemon
 	@tools/need build bench

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Prints the README's table "What works with whom", from the traces and the lab's scenarios.
+"""Prints the README's table "What works with whom", from the traces, the lab's scenarios and lab/kernel-witness.
 
     who.py              the table
     who.py --check      README.md has exactly this table between its markers
@@ -14,6 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "lab"))
 sys.dont_write_bytecode = True
 
+import kernel                                       # noqa: E402
 import scenarios                                    # noqa: E402
 import traces                                       # noqa: E402
 
@@ -60,6 +61,15 @@ def small_kinds():
     return {kind for (_, ours), kinds in pairs().items() if ours == "any-device" for kind in kinds}
 
 
+def kernels():
+    """A row for each way into the kernel, with the scenarios that went it."""
+    rows = {}
+    for name, seen in sorted(kernel.kept().items()):
+        for version, who, *words in seen:
+            rows.setdefault((f"Linux {version}, {who}", *words), []).append(f"`{name}`")
+    return [f"| {' | '.join(words)} | {', '.join(names)} |" for words, names in sorted(rows.items())]
+
+
 def table():
     lines = ["| who | as | for | to our | scenarios (`tests/lab/run --list --all`) |", "|---|---|---|---|---|"]
     order = list(ROLES)
@@ -69,6 +79,7 @@ def table():
         kinds = found[foreign, ours]
         lines.append(f"| {LONG.get(peer, peer)} {release} | {ROLES[peer]} | {', '.join(sorted(kinds))} | {OURS[ours]} "
                      f"| {families(names_of(peer, ours, kinds))} |")
+    lines += kernels()
     witnesses = [witness for _, witness in traces.rows().values()]
     spoken = sum(witness != "none" for witness in witnesses)
     by_peer = ", ".join(f"{LONG.get(peer, peer)} {sum(peer in w for w in witnesses)}" for peer in ROLES)

@@ -2,29 +2,94 @@
 """Scenarios in which our programs run inside a guest, as root, beside the kernel they drive: vhost-net, vhost-vsock,
 vhost-scsi, vhost-vdpa and VDUSE.  The guest has no device of ours; QEMU is only where such a kernel can be had.
 
-What a scenario does is a script, guest/kernel-NAME.sh; guest/kernel-lib.sh is what those share.
+What the scenario kernel-NAME does is a script, guest/kernel-NAME.sh; guest/kernel-lib.sh is what those share.  Whom they met there
+("LAB witness.N=who | as | for | our program") is kept in kernel-witness, which the README's table is made from:
+a scenario that sees something else fails, `run NAME --record` writes it anew.
 """
 
+import collections
+import fcntl
 import glob
 import os
+import re
 
 import guestfs
+from lab import Fail, need, read_text
 from machines import Qemu
 
 MEMORY = "1024M"
 CPUS = 2
+QSD = ("qemu-storage-daemon", "qemu-system-common")
+WITNESS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel-witness")
+SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.M)
+
+# Our programs, and (program, package) of others that it runs.
+Kernel = collections.namedtuple("Kernel", "programs foreign")
+SCENARIOS = {
+    "kernel-modules": Kernel((), ()),
+    "kernel-vdpa-blk": Kernel((), ()),
+    "kernel-qsd-vduse": Kernel((), (QSD,)),
+}
 
 
-def guest(lab, script, programs, files=None, params=None):
-    """Runs a guest script with these programs in /bin; gives its facts."""
+def guest(lab, script, programs, files=None):
+    """Runs a guest script with these programs in /bin; gives its facts, the programs' tests among them."""
     tree = guestfs.Tree()
     for program in programs:
         tree.program(program, f"bin/{os.path.basename(program)}")
     for source, path in (files or {}).items():
         tree.copy(source, path)
     root = guestfs.linux_vhost(lab.cache, tree, lab.path("initrd"))
-    return Qemu(lab, script, [], memory=MEMORY, cpus=CPUS, params=params, root=root).wait()
+    machine = Qemu(lab, script, [], memory=MEMORY, cpus=CPUS, root=root)
+    facts = machine.wait()
+    tests = [sum(int(n or 0) for n in column) for column in zip(*SUMMARY.findall(read_text(machine.console)))]
+    if tests:
+        lab.note("{} passed, {} failed, {} skipped".format(*tests))
+    return facts
 
+
+def run(name):
+    def scenario(lab):
+        wanted = SCENARIOS[name]
+        programs = [lab.program(p) for p in wanted.programs] + [need(*p) for p in wanted.foreign]
+        facts = guest(lab, name, programs)
+        for fact in sorted(facts):
+            if fact.endswith(".seconds"):
+                lab.note(f"{fact[:-len('.seconds')]}: {facts[fact]} s")
+        keep(lab, name, facts)
+    return scenario
+
+
+# ---- whom they met ----
+
+def kept():
+    """scenario -> lines of (version, who, as, for, our program)"""
+    found = {}
+    with open(WITNESS) as f:
+        for line in f:
+            if not line.startswith("#"):
+                name, *words = line.rstrip("\n").split(" | ")
+                found.setdefault(name, []).append(tuple(words))
+    return found
+
+
+def keep(lab, name, facts):
+    seen = [(facts["version"], *fact.split(" | ")) for n, fact in sorted(facts.items()) if n.startswith("witness.")]
+    if lab.record:
+        with open(WITNESS, "r+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            head = [line for line in f if line.startswith("#")]
+            everything = dict(kept(), **{name: seen})
+            f.seek(0)
+            f.truncate()
+            f.writelines(head + [" | ".join((n, *words)) + "\n" for n in sorted(everything) for words in everything[n]])
+        return
+    # The kernel's version is the one there was then.
+    if [words[1:] for words in seen] != [words[1:] for words in kept().get(name, [])]:
+        raise Fail(f"{name}: not whom kernel-witness names (--record writes it anew): {seen}")
+
+
+# ---- for `run` ----
 
 def built(lab):
     """Every program of ours that may be of use in a guest."""
@@ -36,3 +101,8 @@ def script(lab, path, programs):
     """Not a scenario: one script while it is being written."""
     lab.verbose = True
     guest(lab, "try", built(lab) + programs, files={path: "lab/try.sh"})
+
+
+def register(scenario):
+    for name in SCENARIOS:
+        scenario(name, backend="linux")(run(name))

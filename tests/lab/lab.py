@@ -90,6 +90,7 @@ class Lab:
         self.backend = backend
         self.verbose = verbose
         self.traces = None      # a directory: recordings are written there
+        self.record = False     # write down whom the scenario met
         self.proxies = None     # a list: every back-end gets a proxy, which is entered here
         self.children = []
         self.backends = []      # those that should be serving

@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import backends
+import kernel
 import memory
 import migration
 import recordings
@@ -432,5 +433,6 @@ recordings.register(scenario)
 
 migration.register(scenario)
 memory.register(scenario)
+kernel.register(scenario)
 
 BY_NAME = {s.name: s for s in TABLE}

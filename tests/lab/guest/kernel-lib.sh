@@ -2,7 +2,14 @@
 # What the kernel-*.sh scripts share: the kernel's own vhost, vDPA and VDUSE, and programs of ours in /bin that use them.
 . /lab/lib.sh
 
-fact kernel "$(uname -r)"
+fact version "$(sed 's/.* Debian \([0-9.]*\).*/\1/' /proc/version)"
+
+# witness WHO AS FOR OURS: our program (or the call) has met this peer
+witnesses=0
+witness() {
+	witnesses=$((witnesses + 1))
+	fact "witness.$witnesses" "$1 | $2 | $3 | $4"
+}
 
 # await WHAT COMMAND...: until the command succeeds
 await() {
@@ -85,4 +92,27 @@ run() {
 		fail "$* ended with status $status"
 	fi
 	grep -E '^[0-9]+ passed, [0-9]+ failed' "/tmp/$as.out" || :
+}
+
+sum_tree() {
+	find /mnt/tree -type f | sort | xargs sha256sum | sum
+}
+
+# exercise_disk DISK NAME: on a new file system a tree and a file past the page cache, compared after it was mounted again
+exercise_disk() {
+	[ -e /sys/module/ext4 ] || load ext4
+	/sbin/mkfs.ext4 -q -F "$1"
+	mount -t ext4 "$1" /mnt
+	mkdir /mnt/tree
+	cp -a /lib /lab /mnt/tree
+	/sbin/dd status=none if=/dev/urandom of=/mnt/tree/direct bs=64k count=32 oflag=direct iflag=fullblock
+	before=$(sum_tree)
+	umount /mnt
+	echo 3 >/proc/sys/vm/drop_caches
+	mount -t ext4 "$1" /mnt
+	after=$(sum_tree)
+	umount /mnt
+	[ "$after" = "$before" ] || fail "the tree on $1 has changed over a remount"
+	fact "tree.$2" "$after"
+	/sbin/e2fsck -fn "$1" >/tmp/e2fsck 2>&1 || { cat /tmp/e2fsck; fail "the file system on $1"; }
 }
