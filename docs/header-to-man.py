@@ -69,7 +69,7 @@ def main():
         print('```\n%s\n```\n' % code)
         for p in doc or []:
             p = re.sub(r'^(struct |enum )?%s(\(\))? - ' % re.escape(escape(title.group(1))), '', p)
-            print(p[:1].upper() + p[1:] + '\n')
+            print(re.sub('^-', '\\\\-', p[:1].upper() + p[1:]) + '\n')     # a sentence, not a list
     print('# SEE ALSO\n\nvhostkit(7), vhk-protocol(7)')
 
 
