@@ -17,7 +17,6 @@
 #include "mem/fault.h"
 
 #define LIMIT_NS 30000000000u
-#define CONNECT_NS 5000000000u
 #define REST_NS 100000000u      /* after an accept that failed for lack of something */
 
 #define DEFAULT_PROTOCOL                                                                                                \
@@ -173,7 +172,7 @@ static void on_timer(void *arg) {
         case VHK_BACKEND_WAITING:
                 if (b->resting)
                         wait_for_next(b);
-                else if (b->o.has_fd)           /* a connected socket: it begins from the loop, not from inside of open */
+                else                            /* somebody is connected already: it begins from the loop, not from inside of open */
                         begin(b, VHK_STEAL_FD(b->o.fd));
                 b->resting = false;
                 if (!b->listening && b->state == VHK_BACKEND_WAITING)
@@ -308,13 +307,9 @@ static int make_rings(struct vhk_backend *b) {
 
 static struct vhk_backend *backend_free(struct vhk_backend *b) {
         close_listener(b);
-        b->conn_watch = vhk_watch_free(b->conn_watch);
-        vhk_conn_done(&b->conn);
-        vhk_host_close_channel(&b->host);
+        b->carrier->free(b);
         b->timer = vhk_timer_free(b->timer);
         b->iotlb_timer = vhk_timer_free(b->iotlb_timer);
-        if (b->o.has_fd)
-                vhk_close(&b->o.fd);
         vhk_close(&b->fault_fd);
         if (b->stuck)           /* requests in flight point into the rings: see above */
                 return NULL;
@@ -330,6 +325,7 @@ static int make(const struct vhk_backend_options *o, const struct vhk_device_ops
         struct vhk_backend *b = calloc(1, sizeof(*b));
         if (!b)
                 return -ENOMEM;
+        b->carrier = &vhk_backend_vhost_user;
         b->o = *o;
         b->o.has_fd = false;            /* the descriptor is not ours before everything else is there */
         b->o.fd = -1;
@@ -356,34 +352,6 @@ static int make(const struct vhk_backend_options *o, const struct vhk_device_ops
         else
                 *ret_b = b;
         return k;
-}
-
-/* Finds the endpoint: a listener, or a connected socket in b->o.fd. */
-static int open_endpoint(struct vhk_backend *b, const char *spec, const struct vhk_backend_options *o, struct vhk_error *ret_e) {
-        const char *path;
-        int k, fd = o->fd;
-
-        if (o->has_fd) {
-                k = vhk_sock_classify(fd, ret_e);
-                if (k < 0)
-                        return k;
-                b->listening = k == 1;
-        } else {
-                k = vhk_sock_parse(spec, &path, ret_e);
-                if (k < 0)
-                        return k;
-                b->listening = o->mode != VHK_SOCKET_CONNECT;
-                k = b->listening ? vhk_listener_open(path, &b->listener, ret_e) : vhk_sock_connect(path, CONNECT_NS, &fd, ret_e);
-                if (k < 0)
-                        return k;
-        }
-        if (o->has_fd && b->listening)
-                b->listener.fd = fd;
-        if (!b->listening) {
-                b->o.has_fd = true;
-                b->o.fd = fd;
-        }
-        return 0;
 }
 
 static int start_listening(struct vhk_backend *b) {
@@ -413,7 +381,7 @@ VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options 
         if (k >= 0 && (o->protocol_offer & VHK_BIT(VHK_PF_PAGEFAULT)) && b->fault_fd < 0)
                 k = vhk_fault_open(&b->fault_fd, ret_e);        /* now, for it may take privileges */
         if (k >= 0)
-                k = open_endpoint(b, spec, o, ret_e);
+                k = b->carrier->open(b, spec, o, ret_e);
         if (k < 0) {
                 backend_free(b);
                 return k;
@@ -427,8 +395,8 @@ VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options 
                         vhk_error_set(ret_e, k, "device.attach", "the device cannot be served: %s", strerror(-k));
         }
         if (k < 0) {
-                if (o->has_fd)          /* stays the caller's: its number may be that of stderr, by mistake */
-                        b->listener.fd = b->o.fd = -1;
+                if (o->has_fd)
+                        b->carrier->give_back(b);
                 backend_free(b);
                 return k;
         }

@@ -126,11 +126,13 @@ void vhk_dispatch(struct vhk_backend *b) {
 int vhk_token_take(struct vhk_backend *b, const struct vhk_call *c, void (*finish)(struct vhk_backend *b, int error)) {
         assert(!b->token.out);
         b->token.out = true;
-        b->token.request = c->header;
-        b->token.row = c->row;
+        if (c) {
+                b->token.request = c->header;
+                b->token.row = c->row;
+        }
         b->token.finish = finish;
         b->token.deadline = vhk_now() + b->limit_ns;
-        vhk_session_watch(b);
+        b->carrier->watch(b);
         return VHK_CALL_LATER;
 }
 
@@ -143,7 +145,7 @@ void vhk_token_answer(struct vhk_backend *b, int error, const void *reply, uint3
                 refuse(b, t.row, &t.request, false);
         else
                 answer(b, &c, reply);
-        vhk_session_watch(b);
+        b->carrier->watch(b);
 }
 
 void vhk_token_check(struct vhk_backend *b) {

@@ -17,14 +17,14 @@ void vhk_host_update(struct vhk_host *h) {
         vhk_store_relaxed(&h->usable, h->b->channel.is_open ? h->b->session.wire.protocol : 0);
 }
 
-static void send_change(struct vhk_host *h);
-
 static void change_answered(struct vhk_backend *b, int error, const void *reply, uint32_t size, int *fd, uint64_t arg) {
         b->host.waits_for_ack = false;
-        send_change(&b->host);
+        vhk_host_send_change(&b->host);
 }
 
-static void send_change(struct vhk_host *h) {
+void vhk_host_send_change(struct vhk_host *h) {
+        if (!h->b->channel.is_open)
+                vhk_store_relaxed(&h->changed, false);  /* nobody to tell; a front-end that comes reads the new values */
         if (!vhk_load_relaxed(&h->available) || h->waits_for_ack || !__atomic_exchange_n(&h->changed, false, __ATOMIC_RELAXED))
                 return;
         int k = vhk_channel_send(&h->b->channel, VHK_BE_CONFIG_CHANGE_MSG, NULL, 0, -1, change_answered, 0);
@@ -48,10 +48,7 @@ int vhk_host_set_channel(struct vhk_host *h, int fd) {
 static void on_changed(struct vhk_post *p) {
         struct vhk_host *h = vhk_container_of(p, struct vhk_host, post);
 
-        if (h->b->channel.is_open)
-                send_change(h);
-        else
-                vhk_store_relaxed(&h->changed, false);  /* nobody to tell; a front-end that comes reads the new values */
+        h->b->carrier->config_changed(h);
 }
 
 void vhk_host_init(struct vhk_host *h, struct vhk_backend *b) {

@@ -111,9 +111,7 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
                 .call = r->call,
                 .err = r->err,
         };
-        vhk_log_fill(b, i, &values);
-        vhk_inflight_fill(b, i, &values);
-        int k = vhk_inband_fill(b, i, &values);
+        int k = b->carrier->fill(b, i, &values);
         if (k < 0)
                 return k;
         struct vhk_ring_plan plan = { .goal = VHK_PLAN_RUN, .base = r->base, .poll = r->polled };
@@ -130,7 +128,7 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
         plan.kick = vhk_fdref_ref(r->kick);
         k = vhk_vring_plan(&b->rings[i], &plan);
         if (k >= 0 && values.stalled)
-                vhk_iotlb_missed(b, i, r->want_iova, r->want_perm);
+                b->carrier->missed(b, i, r->want_iova, r->want_perm);
         return k;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The back-end over vhost-user, from inside: the object, the session as a plain value, the token of an answer that is still
- * due, and what the files of this room call of each other. Everything on the control worker, unless stated.
+ * The back-end from inside: the object, its carrier (who brings the front-end's words: vhost-user), the session as a plain
+ * value, the token of an answer that is still due, and what the files of this room call of each other. Everything on the
+ * control worker, unless stated.
  *
  * Control never reads or writes guest memory: it only computes addresses in it.
  */
@@ -120,7 +121,25 @@ struct vhk_inband {
         bool waits;                     /* for an answer */
 };
 
+/* A carrier. What it shares with the others: rings and their homes, the session's values, the token, the end. */
+struct vhk_backend_ops {
+        /* Finds the endpoint @spec, or the one that was inherited; sets b->listening */
+        int (*open)(struct vhk_backend *b, const char *spec, const struct vhk_backend_options *o, struct vhk_error *ret_e);
+        void (*give_back)(struct vhk_backend *b);       /* vhk_backend_open() fails: what was inherited stays the caller's */
+        int (*begin)(struct vhk_backend *b, int fd);    /* the session; takes @fd. A negative errno: nothing is left of it */
+        void (*close)(struct vhk_backend *b);           /* nothing more is read or answered; may come twice */
+        void (*watch)(struct vhk_backend *b);           /* listen to what makes sense now */
+        bool (*has_gone)(const struct vhk_backend *b);  /* the front-end, while nothing is read */
+        void (*faulted)(struct vhk_backend *b, unsigned i);     /* ring @i broke: is that the end of more than the ring? */
+        void (*missed)(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned perm);        /* ring @i needs a translation that is not there */
+        int (*fill)(struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);      /* the carrier's part of a ring's configuration; or a refusal */
+        void (*config_changed)(struct vhk_host *h);     /* of the device: host.changed says so until it was told */
+        void (*free)(struct vhk_backend *b);
+};
+extern const struct vhk_backend_ops vhk_backend_vhost_user;
+
 struct vhk_backend {
+        const struct vhk_backend_ops *carrier;
         struct vhk_backend_options o;
         const struct vhk_device_ops *ops;       /* = &device_ops: groups that the caller does not know are NULL */
         struct vhk_device_ops device_ops;
@@ -184,7 +203,7 @@ enum { VHK_CALL_LATER = 1 };            /* the handler took the token */
 void vhk_dispatch(struct vhk_backend *b);
 /* Return value of a handler that refuses. */
 int vhk_refuse(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
-/* Takes the token for the message at hand; @finish is called when all waits of the rings are over. */
+/* Takes the token for the message at hand (@c NULL: the carrier keeps it); @finish is called when all waits of the rings are over. */
 int vhk_token_take(struct vhk_backend *b, const struct vhk_call *c, void (*finish)(struct vhk_backend *b, int error));
 /* The token's answer: @reply (of @size) for a row with its own reply, else an acknowledgement. */
 void vhk_token_answer(struct vhk_backend *b, int error, const void *reply, uint32_t size);
@@ -196,16 +215,13 @@ void vhk_token_drop(struct vhk_backend *b);
 /* ---- session.c ---- */
 
 int vhk_session_begin(struct vhk_backend *b, int fd);   /* takes @fd */
-/* One line of the trace. The arrows are those of front-ends: "->" and "<-" on the main socket, "~>" and "<~" on the channel. */
-void vhk_session_trace(struct vhk_backend *b, const char *arrow, const struct vhk_hdr *h, const void *payload, unsigned n_fds);
-void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size, int fd);   /* -1: no descriptor */
 /* Marks the connection as failed; the caller's caller closes it with vhk_session_check(). */
 void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
 void vhk_session_check(struct vhk_backend *b);
 /* Stops all rings; the connection is closed at once if @how is ABORT, else when they have stopped. */
 void vhk_session_close(struct vhk_backend *b, enum vhk_stop how);
 void vhk_session_abandon(struct vhk_backend *b);
-void vhk_session_watch(struct vhk_backend *b);          /* listen to what makes sense now */
+void vhk_session_gone(struct vhk_backend *b);           /* the front-end has left in order */
 void vhk_session_on_timer(struct vhk_backend *b);
 void vhk_session_reported(struct vhk_vring *v);
 /* If that is due and no ring runs. */
@@ -213,6 +229,12 @@ void vhk_session_reset_device(struct vhk_backend *b);
 /* Tells the device the features in use, if it does not know them. */
 int vhk_session_negotiate(struct vhk_backend *b);
 uint64_t vhk_now(void);
+
+/* ---- vhost-user.c ---- */
+
+/* One line of the trace. The arrows are those of front-ends: "->" and "<-" on the main socket, "~>" and "<~" on the channel. */
+void vhk_session_trace(struct vhk_backend *b, const char *arrow, const struct vhk_hdr *h, const void *payload, unsigned n_fds);
+void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *payload, uint32_t size, int fd);   /* -1: no descriptor */
 
 /* ---- rings.c ---- */
 
@@ -310,6 +332,7 @@ void vhk_host_init(struct vhk_host *h, struct vhk_backend *b);
 int vhk_host_set_channel(struct vhk_host *h, int fd);           /* takes @fd */
 void vhk_host_close_channel(struct vhk_host *h);
 void vhk_host_update(struct vhk_host *h);                       /* after a negotiation */
+void vhk_host_send_change(struct vhk_host *h);                  /* that the configuration changed, if it did */
 
 /* ---- host-requests.c ---- */
 
