@@ -3,14 +3,9 @@
  * An IOMMU from both ends of the library, over the public headers alone: translations given before they are asked for, and
  * page by page when they are; and taken away at random while requests that were verified before run on two rings.
  */
-#include "base/test.h"
-
 #include <poll.h>
-#include <pthread.h>
-#include <stdbool.h>
-#include <sys/socket.h>
 
-#include <vhostkit/vhostkit.h>
+#include "pair.h"
 
 #define PAGE 4096u
 #define N_PAGES 64u
@@ -40,37 +35,9 @@ static const struct vhk_device_ops ops = {
         .size = sizeof(ops), .virtio_id = 4, .n_queues = N_RINGS, .queue_size_max = 64, .threads = VHK_THREADS_PER_QUEUE, .queue_run = device_run,
 };
 
-static struct worker {
-        struct vhk_worker *w;
-        pthread_t thread;
-        struct vhk_post quit_post;
-        int quit;
-} control, homes[N_RINGS];
-
-static void on_quit(struct vhk_post *p) {
-        for (unsigned i = 0; i < N_RINGS; i++)
-                if (p == &homes[i].quit_post)
-                        homes[i].quit = 1;
-}
-
-static void on_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
-        if (ev == VHK_BACKEND_ENDED) {
-                vhk_backend_free(*(struct vhk_backend **)arg);
-                control.quit = 1;
-        }
-}
-
-static void *work(void *arg) {
-        struct worker *w = arg;
-
-        while (!w->quit)
-                vhk_worker_dispatch(w->w, -1);
-        return NULL;
-}
-
 /* ---- the IOMMU ---- */
 
-static struct vhk_backend *backend;
+static struct pair ends;
 static struct vhk_frontend *f;
 static struct vhk_memory *m;
 static struct vhk_drvq *q[N_RINGS];
@@ -91,31 +58,15 @@ static int on_miss(void *arg, uint64_t iova, uint32_t access, struct vhk_transla
 }
 
 static void open_all(vhk_frontend_miss_fn miss) {
-        struct vhk_backend_options bo = { .size = sizeof(bo), .has_fd = 1, .on_event = on_event, .event_arg = &backend, .features_offer = ACCESS_PLATFORM };
-        struct vhk_frontend_options fo = { .size = sizeof(fo), .has_fd = 1, .limit_ns = 10000000000, .iommu = 1, .on_miss = miss };
+        struct pair_options o = { .ops = &ops, .n_homes = N_RINGS, .back.features_offer = ACCESS_PLATFORM, .front = { .iommu = 1, .on_miss = miss } };
         struct vhk_frontend_info info = { .size = sizeof(info) };
-        struct vhk_error e = { .text = "" };
-        int pair[2];
 
         n_misses = 0;
         refused = UINT64_MAX;
         memset(n_added, 0, sizeof(n_added));
         memset(n_reaped, 0, sizeof(n_reaped));
-        control = (struct worker){ .quit = 0 };
-        CHECK_OK(vhk_worker_new(NULL, NULL, &control.w));
-        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-        bo.fd = pair[0];
-        fo.fd = pair[1];
-        bo.control = control.w;
-        CHECK_MSG(vhk_backend_open(NULL, &bo, &ops, NULL, &backend, &e) == 0, "%s", e.text);
-        for (unsigned i = 0; i < N_RINGS; i++) {
-                homes[i] = (struct worker){ .quit_post.fn = on_quit };
-                CHECK_OK(vhk_worker_new(NULL, NULL, &homes[i].w));
-                CHECK_OK(vhk_backend_set_worker(backend, i, homes[i].w));
-                CHECK_EQ(pthread_create(&homes[i].thread, NULL, work, &homes[i]), 0);
-        }
-        CHECK_EQ(pthread_create(&control.thread, NULL, work, &control), 0);
-        CHECK_MSG(vhk_frontend_open(NULL, &fo, &f, &e) == 0, "%s", e.text);
+        CHECK_MSG(pair_open(&ends, &o) == 0, "%s", ends.error.text);
+        f = ends.f;
         CHECK_OK(vhk_frontend_get_info(f, &info));
         CHECK((info.features & ACCESS_PLATFORM) && (info.capabilities & VHK_CAP_IOMMU));
         CHECK_EQ(vhk_frontend_iotlb_invalidate(f, 0, 0), -EOPNOTSUPP);          /* not in use yet */
@@ -130,14 +81,7 @@ static void open_all(vhk_frontend_miss_fn miss) {
 static void close_all(void) {
         for (unsigned i = 0; i < N_RINGS; i++)
                 q[i] = vhk_drvq_free(q[i]);
-        f = vhk_frontend_close(f);
-        pthread_join(control.thread, NULL);
-        for (unsigned i = 0; i < N_RINGS; i++) {
-                vhk_worker_post(homes[i].w, &homes[i].quit_post);
-                pthread_join(homes[i].thread, NULL);
-                vhk_worker_free(homes[i].w);
-        }
-        vhk_worker_free(control.w);
+        pair_close(&ends);
         m = vhk_memory_free(m);
 }
 

@@ -3,19 +3,15 @@
  * A migration from both ends of the library, over the public headers alone: a front-end reads the dirty log until its copy is
  * the source's memory; and one whose pages come when the back-end touches them.
  */
-#include "base/test.h"
-
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-
 #include <vhostkit/migration.h>
-#include <vhostkit/vhostkit.h>
+
+#include "pair.h"
 
 #define PAGE 4096u
 #define BYTES (1u << 20)
@@ -60,68 +56,23 @@ static const struct vhk_device_ops ops = {
         .size = sizeof(ops), .virtio_id = 4, .n_queues = 1, .queue_size_max = 64, .threads = VHK_THREADS_PER_QUEUE, .queue_run = device_run,
 };
 
-static struct worker {
-        struct vhk_worker *w;
-        pthread_t thread;
-        struct vhk_post quit_post;
-        int quit;
-} control, home;
-
-static void on_quit(struct vhk_post *p) {
-        (p == &control.quit_post ? &control : &home)->quit = 1;
-}
-
-static void on_event(void *arg, enum vhk_backend_event ev, const struct vhk_error *e) {
-        if (ev == VHK_BACKEND_ENDED) {
-                vhk_backend_free(*(struct vhk_backend **)arg);
-                control.quit = 1;
-        }
-}
-
-static void *work(void *arg) {
-        struct worker *w = arg;
-
-        while (!w->quit)
-                vhk_worker_dispatch(w->w, -1);
-        return NULL;
-}
-
-static struct vhk_backend *backend;
+static struct pair ends;
 static struct vhk_frontend *f;
 static struct vhk_memory *m;
 static struct vhk_drvq *q;
 
 static void open_all(uint64_t protocol_offer) {
-        struct vhk_backend_options bo = { .size = sizeof(bo), .has_fd = 1, .on_event = on_event, .event_arg = &backend, .protocol_offer = protocol_offer };
-        struct vhk_frontend_options fo = { .size = sizeof(fo), .has_fd = 1, .limit_ns = 10000000000 };
-        struct vhk_error e = { .text = "" };
-        int pair[2];
+        struct pair_options o = { .ops = &ops, .n_homes = 1, .back.protocol_offer = protocol_offer };
 
-        control = (struct worker){ .quit_post.fn = on_quit };
-        home = (struct worker){ .quit_post.fn = on_quit };
-        CHECK_OK(vhk_worker_new(NULL, NULL, &control.w));
-        CHECK_OK(vhk_worker_new(NULL, NULL, &home.w));
-        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-        bo.fd = pair[0];
-        fo.fd = pair[1];
-        bo.control = control.w;
-        CHECK_MSG(vhk_backend_open(NULL, &bo, &ops, NULL, &backend, &e) == 0, "%s", e.text);
-        CHECK_OK(vhk_backend_set_worker(backend, 0, home.w));
-        CHECK_EQ(pthread_create(&control.thread, NULL, work, &control), 0);
-        CHECK_EQ(pthread_create(&home.thread, NULL, work, &home), 0);
-        CHECK_MSG(vhk_frontend_open(NULL, &fo, &f, &e) == 0, "%s", e.text);
+        CHECK_MSG(pair_open(&ends, &o) == 0, "%s", ends.error.text);
+        f = ends.f;
         CHECK_OK(vhk_frontend_set_features(f, BIT(32)));
         CHECK_OK(vhk_memory_new(&m));
 }
 
 static void close_all(void) {
         q = vhk_drvq_free(q);
-        f = vhk_frontend_close(f);
-        pthread_join(control.thread, NULL);
-        vhk_worker_post(home.w, &home.quit_post);
-        pthread_join(home.thread, NULL);
-        vhk_worker_free(home.w);
-        vhk_worker_free(control.w);
+        pair_close(&ends);
         m = vhk_memory_free(m);
 }
 
