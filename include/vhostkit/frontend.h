@@ -72,7 +72,7 @@ struct vhk_translation {
 };
 /**
  * vhk_frontend_miss_fn - what is @iova? Any range around it may be told. 0; or a negative errno: nothing that may be accessed
- * like that (@access); the ring that asked for it breaks
+ * like that (@access); the ring that asked for it breaks (of a kernel's device: it waits until vhk_frontend_iotlb_update())
  */
 typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, struct vhk_translation *ret_t);
 
@@ -126,11 +126,13 @@ struct vhk_frontend_options {
 
 /**
  * vhk_frontend_open() - find the back-end and negotiate protocol features
- * @spec: "vhost-user:PATH" or a bare PATH. With an inherited descriptor what that is, "vhost-user:", and nothing behind the colon; NULL: a
- *        vhost-user socket
+ * @spec: "vhost-user:PATH" or a bare PATH; "vhost-net:[NODE]", "vhost-vsock:[NODE]", "vhost-scsi:[NODE]": a device of the kernel's,
+ *        /dev/vhost-net and so on if NODE is left out. With an inherited descriptor what that is, "vhost-net:", and nothing behind
+ *        the colon; NULL: a vhost-user socket
  *
  * Return: 0; -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG ... ; -ETIMEDOUT (someone accepts but does not answer: most likely busy
- * with another front-end); -EPROTO (not a vhost-user back-end), with the story in @ret_e.
+ * with another front-end); -EPROTO (not a vhost-user back-end, not a vhost device); -ENODEV (a node without its module), with the story
+ * in @ret_e.
  */
 int vhk_frontend_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 

@@ -26,9 +26,9 @@ int vhk_frontend_set_backend(struct vhk_frontend *f, unsigned i, int fd);
 /** vhk_frontend_vsock_set_cid() - the guest's address, 3 to 2^32 - 2: -EINVAL; -EADDRINUSE: another guest has it. Needs VHK_CAP_VSOCK */
 int vhk_frontend_vsock_set_cid(struct vhk_frontend *f, uint64_t cid);
 /**
- * vhk_frontend_vsock_set_running() - let the device begin, or end; once both rings were started (-EFAULT otherwise)
+ * vhk_frontend_vsock_set_running() - let the device begin, once both rings were started (-EFAULT otherwise), or end
  *
- * Starting both rings does it, if the guest's address is set; so it is needed to stop and begin again at another moment.
+ * When a ring is stopped the device ends, and begins again when both are started again. Needs VHK_CAP_VSOCK.
  */
 int vhk_frontend_vsock_set_running(struct vhk_frontend *f, int on);
 
@@ -37,7 +37,8 @@ int vhk_frontend_vsock_set_running(struct vhk_frontend *f, int on);
  * @wwpn: its name below /sys/kernel/config/target/vhost, "naa.5001405bd4e0d476" say; at most 223 bytes
  * @tpgt: its portal group
  *
- * Needs VHK_CAP_SCSI. -ENODEV: no such target, or it has no nexus; -EEXIST: it is set already; -EFAULT: a ring was not started.
+ * When a ring is stopped the endpoint is cleared, and set again when all of them are started again. Needs VHK_CAP_SCSI. -ENODEV: no such
+ * target, or it has no nexus; -EEXIST: one is set already; -EFAULT: no ring was started.
  */
 int vhk_frontend_scsi_set_endpoint(struct vhk_frontend *f, const char *wwpn, uint16_t tpgt);
 int vhk_frontend_scsi_clear_endpoint(struct vhk_frontend *f);

@@ -12,6 +12,9 @@
 
 static const struct vhk_frontend_carrier carriers[] = {
         { "vhost-user:", vhk_vhost_user_open },         /* first: also for a bare path or a descriptor */
+        { "vhost-net:", vhk_vhost_net_open },
+        { "vhost-vsock:", vhk_vhost_vsock_open },
+        { "vhost-scsi:", vhk_vhost_scsi_open },
 };
 
 /* ---- the story ---- */
@@ -107,6 +110,26 @@ struct vhk_ring_base vhk_frontend_decode_base(uint64_t features, uint32_t num) {
         if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
                 return (struct vhk_ring_base){ .avail = (uint16_t)num, .used = (uint16_t)num };
         return (struct vhk_ring_base){ .avail = num & 0x7fff, .avail_wrap = num >> 15 & 1, .used = num >> 16 & 0x7fff, .used_wrap = num >> 31 };
+}
+
+int vhk_frontend_find_areas(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s, uint64_t features, vhk_frontend_find_fn find, void *arg,
+                            struct vhk_frontend_areas *ret_a) {
+        bool packed = features & VHK_BIT(VHK_F_RING_PACKED);
+        struct vhk_frontend_areas a = { s->desc, s->driver, s->device };
+        const struct { const char *what; uint64_t gpa, len, *ret; } areas[] = {
+                { "descriptors", s->desc, 16ull * s->num, &a.desc },
+                { "driver area", s->driver, packed ? 4 : 6 + 2ull * s->num, &a.driver },
+                { "device area", s->device, packed ? 4 : 6 + 8ull * s->num, &a.device },
+        };
+
+        for (size_t j = 0; j < VHK_N(areas) && !(features & VHK_BIT(VHK_F_ACCESS_PLATFORM)); j++) {
+                int k = find(arg, areas[j].gpa, areas[j].len, areas[j].ret);
+                if (k < 0)
+                        return vhk_frontend_fail(f, k, "frontend.ring-memory", "ring %u: its %s, %llu bytes at guest address 0x%llx, are not in one lent region", i,
+                                                 areas[j].what, (unsigned long long)areas[j].len, (unsigned long long)areas[j].gpa);
+        }
+        *ret_a = a;
+        return 0;
 }
 
 /* ---- the calls ---- */

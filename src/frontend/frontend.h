@@ -128,6 +128,15 @@ bool vhk_frontend_was_cut_short(const struct vhk_frontend *f, int k);
 uint32_t vhk_frontend_encode_base(uint64_t features, const struct vhk_ring_base *b);
 struct vhk_ring_base vhk_frontend_decode_base(uint64_t features, uint32_t num);
 
+/* Where the three areas of a ring are (virtio 1.3, 2.7 and 2.8) for whom @find translates guest addresses; each must lie in one lent
+ * region: -EFAULT. With ACCESS_PLATFORM among @features they are I/O addresses, and stay what they are. */
+struct vhk_frontend_areas {
+        uint64_t desc, driver, device;
+};
+typedef int (*vhk_frontend_find_fn)(void *arg, uint64_t gpa, uint64_t len, uint64_t *ret_address);
+int vhk_frontend_find_areas(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s, uint64_t features, vhk_frontend_find_fn find, void *arg,
+                            struct vhk_frontend_areas *ret_a);
+
 /* ---- again.c ---- */
 
 bool vhk_frontend_is_final(const struct vhk_frontend *f);       /* has it ended for ever? */
@@ -142,6 +151,9 @@ struct vhk_frontend_carrier {
         int (*open)(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 };
 int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+int vhk_vhost_net_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+int vhk_vhost_vsock_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+int vhk_vhost_scsi_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 
 /* A call fails, the connection lives: keeps the story, returns @code. */
 int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);

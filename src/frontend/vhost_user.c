@@ -159,27 +159,17 @@ static int call_fd(struct vhk_vhost_user *u, enum vhk_msg_id id, unsigned i, int
         return vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = fd >= 0 }, NULL, NULL);
 }
 
-/* Guest addresses of the three areas (virtio 1.3, 2.7 and 2.8) to user addresses; with an IOMMU they are I/O addresses. */
-static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, struct vhk_p_vring_addr *ret_addr) {
-        bool packed = u->state.features & VHK_BIT(VHK_F_RING_PACKED);
-        struct vhk_p_vring_addr a = { .index = i };
-        const struct { const char *what; uint64_t gpa, len; uint64_t *ret; } areas[] = {
-                { "descriptors", s->desc, 16ull * s->num, &a.desc },
-                { "driver area", s->driver, packed ? 4 : 6 + 2ull * s->num, &a.avail },
-                { "device area", s->device, packed ? 4 : 6 + 8ull * s->num, &a.used },
-        };
+static int find_user(void *arg, uint64_t gpa, uint64_t len, uint64_t *ret_uva) {
+        return vhk_vu_find(arg, gpa, len, ret_uva);
+}
 
-        for (size_t j = 0; j < VHK_N(areas); j++) {
-                *areas[j].ret = areas[j].gpa;
-                if (vhk_vu_has_iommu(u))        /* an I/O address: the back-end will ask */
-                        continue;
-                int k = vhk_vu_find(u, areas[j].gpa, areas[j].len, areas[j].ret);
-                if (k < 0)
-                        return vhk_frontend_fail(&u->f, k, "frontend.ring-memory", "ring %u: its %s, %llu bytes at guest address 0x%llx, are not in one lent region",
-                                                 i, areas[j].what, (unsigned long long)areas[j].len, (unsigned long long)areas[j].gpa);
-        }
-        *ret_addr = a;
-        return 0;
+static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, struct vhk_p_vring_addr *ret_addr) {
+        struct vhk_frontend_areas a;
+
+        int k = vhk_frontend_find_areas(&u->f, i, s, u->state.features, find_user, u, &a);
+        if (k == 0)
+                *ret_addr = (struct vhk_p_vring_addr){ .index = i, .desc = a.desc, .avail = a.driver, .used = a.device };
+        return k;
 }
 
 int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr, bool enable) {
