@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * vhk-protocol-table [--format=markdown|scdoc] [--rules]: the rows of messages.def (or of rules.def) as a table, for the
+ * vhk-protocol-table [--format=markdown|scdoc] [--rules]: the rows of messages.def and gpu.def (or of rules.def) as tables, for the
  * manual page and the README. Built with the tree, not installed.
  */
 #include <stdio.h>
 
 #include <vhostkit/frontend.h>
 
+#include "wire/gpu.h"
 #include "wire/wire.h"
 
 static const char *const payload_names[] = {
@@ -142,6 +143,41 @@ static void print_rows(bool scdoc, enum vhk_dir dir) {
         }
 }
 
+static const struct { const char *name; uint32_t each; } gpu_payloads[] = {
+#define PAYLOAD(ID, name, size, each) [VHK_G_##ID] = { #name, each },
+#include "wire/gpu.def"
+};
+
+static const char *const gpu_features[] = {
+#define FEATURE(bit, name) [bit] = #name,
+#include "wire/gpu.def"
+};
+
+static struct text gpu_payload(enum vhk_gpu_payload payload, const char *none) {
+        struct text t = { "" };
+        char size[40];
+
+        add(&t, "", payload == VHK_G_NONE ? none : gpu_payloads[payload].name);
+        snprintf(size, sizeof(size), gpu_payloads[payload].each ? " (%u+%un)" : " (%u)", vhk_gpu_size(payload), gpu_payloads[payload].each);
+        if (payload != VHK_G_NONE)
+                add(&t, "", size);
+        return t;
+}
+
+static void print_gpu_rows(bool scdoc) {
+        static const char *const head[] = { "id", "message", "request", "fds", "needs", "answer", "witness" };
+
+        print_head(scdoc, head, VHK_N(head));
+        for (const struct vhk_gpu_row *row = vhk_gpu_rows; row < vhk_gpu_rows + vhk_n_gpu_rows; row++) {
+                struct text req = gpu_payload(row->request, "-"), rep = gpu_payload(row->reply, row->answered ? "empty" : "none");
+                char id[16];
+                const char *cells[] = { id, row->name, req.s, row->fds == VHK_GPU_FDS_NONE ? "0" : "1 unless off",
+                                        row->gate ? gpu_features[__builtin_ctzll(row->gate)] : "-", rep.s, row->witness };
+                snprintf(id, sizeof(id), "%u", row->id);
+                print_cells(scdoc, cells, VHK_N(head));
+        }
+}
+
 static void print_rules(bool scdoc) {
         static const char *const head[] = { "rule", "what it asks for", "when it is broken" };
 
@@ -175,5 +211,8 @@ int main(int argc, char **argv) {
         fputs("\n", stdout);
         printf("%s %s\n\n", scdoc ? "##" : "###", "From the back-end, on its own channel");
         print_rows(scdoc, VHK_FROM_BACKEND);
+        fputs("\n", stdout);
+        printf("%s %s\n\n", scdoc ? "##" : "###", "From the back-end, on the display's socket (GPU_SET_SOCKET)");
+        print_gpu_rows(scdoc);
         return 0;
 }
