@@ -126,6 +126,7 @@ static int close_session(void *dev, uint64_t id) {
 static const struct vhk_shmem_ops shmem_ops = { .size = sizeof(shmem_ops), .get_config = get_shmem_config };
 static const struct vhk_object_ops object_ops = { .size = sizeof(object_ops), .get = get_object };
 static const struct vhk_net_ops net_ops = { sizeof(net_ops), send_rarp, set_mtu };
+static const struct vhk_display_ops display_ops = { .size = sizeof(display_ops) };
 static const struct vhk_crypto_ops crypto_ops = { sizeof(crypto_ops), create_session, close_session };
 static const struct vhk_device_ops bare_ops = {
         .size = sizeof(bare_ops), .virtio_id = 1, .n_queues = 2, .queue_size_max = QUEUE_MAX, .threads = VHK_THREADS_PER_QUEUE,
@@ -136,7 +137,7 @@ static const struct vhk_device_ops device_ops = {
         .features = BIT(VHK_F_NET_MTU) | DEVICE_FEATURE, .attach = attach, .negotiated = negotiated, .get_config = get_config,
         .set_config = set_config,
         .queue_run = queue_run, .reset = reset, .save_state = save_state, .load_state = load_state, .shmem = &shmem_ops, .objects = &object_ops,
-        .net = &net_ops, .crypto = &crypto_ops,
+        .net = &net_ops, .crypto = &crypto_ops, .display = &display_ops,
 };
 
 /* ---- what both ends say of it ---- */

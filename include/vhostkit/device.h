@@ -14,6 +14,7 @@ extern "C" {
 #endif
 
 struct vhk_host;
+struct vhk_display_ops;
 
 /* ---- shared memory regions (virtio 1.3, 2.10) ---- */
 
@@ -159,6 +160,7 @@ struct vhk_crypto_ops {
  * @objects: shared objects. The front-end forgets them when it goes
  * @net: network cards
  * @crypto: crypto devices
+ * @display: graphics cards: what they draw on, see <vhostkit/display.h>
  */
 struct vhk_device_ops {
         size_t size;
@@ -183,6 +185,7 @@ struct vhk_device_ops {
         const struct vhk_object_ops *objects;
         const struct vhk_net_ops *net;
         const struct vhk_crypto_ops *crypto;
+        const struct vhk_display_ops *display;
 };
 
 /** Most bytes of device state. */

@@ -6,6 +6,7 @@
 #include <vhostkit/backend.h>
 #include <vhostkit/blk.h>
 #include <vhostkit/device.h>
+#include <vhostkit/display.h>
 #include <vhostkit/drvq.h>
 #include <vhostkit/error.h>
 #include <vhostkit/frontend.h>

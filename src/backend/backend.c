@@ -213,6 +213,8 @@ static int check_groups(const struct vhk_device_ops *ops, struct vhk_error *ret_
                 return vhk_error_set(ret_e, -EINVAL, "backend.net", "the device's network operations are not of this version");
         if (ops->crypto && (ops->crypto->size != sizeof(*ops->crypto) || !ops->crypto->create_session || !ops->crypto->close_session))
                 return vhk_error_set(ret_e, -EINVAL, "backend.crypto", "the device's crypto operations are incomplete, or not of this version");
+        if (ops->display && ops->display->size != sizeof(*ops->display))
+                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's display: size is not set");
         if (ops->objects && ops->objects->size != sizeof(*ops->objects))
                 return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared objects: size is not set");
         return 0;

@@ -54,6 +54,7 @@ static void on_changed(struct vhk_post *p) {
 void vhk_host_init(struct vhk_host *h, struct vhk_backend *b) {
         *h = (struct vhk_host){ .b = b, .post.fn = on_changed };
         vhk_channel_init(&b->channel, b);
+        vhk_display_init(&b->display, b);
 }
 
 VHK_API int vhk_host_config_changed(struct vhk_host *h) {

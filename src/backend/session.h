@@ -11,6 +11,7 @@
 #include <vhostkit/backend.h>
 
 #include "backend/channel.h"
+#include "backend/display.h"
 #include "backend/vring.h"
 #include "base/base.h"
 #include "base/error.h"
@@ -169,6 +170,7 @@ struct vhk_backend {
         int fault_fd;                   /* for a postcopy that may come; -1 */
         struct vhk_state_transfer state_transfer;
         struct vhk_channel channel;
+        struct vhk_display display;
         struct vhk_inband *inband;      /* two for each ring; NULL: not offered */
         bool inband_blocked;            /* some could not be sent */
         struct vhk_timer *iotlb_timer;  /* of the misses; made with the first one */

@@ -48,6 +48,7 @@ static void close_connection(struct vhk_backend *b) {
         b->conn_watch = vhk_watch_free(b->conn_watch);
         vhk_conn_done(&b->conn);
         vhk_host_close_channel(&b->host);
+        vhk_display_close(&b->display);
         vhk_postcopy_end(b);
         vhk_state_abort(b);
 }
@@ -198,6 +199,7 @@ static void free_carrier(struct vhk_backend *b) {
         b->conn_watch = vhk_watch_free(b->conn_watch);
         vhk_conn_done(&b->conn);
         vhk_host_close_channel(&b->host);
+        vhk_display_close(&b->display);
         if (b->o.has_fd)
                 vhk_close(&b->o.fd);
 }

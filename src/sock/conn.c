@@ -43,10 +43,13 @@ int vhk_conn_init(struct vhk_conn *c, int fd) {
         return 0;
 }
 
-static void out_free(struct vhk_out *o) {
+struct vhk_out *vhk_out_free(struct vhk_out *o) {
+        if (!o)
+                return NULL;
         for (unsigned i = 0; i < o->n_fds; i++)
                 close(o->fds[i]);
         free(o);
+        return NULL;
 }
 
 void vhk_conn_done(struct vhk_conn *c) {
@@ -55,7 +58,7 @@ void vhk_conn_done(struct vhk_conn *c) {
         while (c->out_head) {
                 struct vhk_out *o = c->out_head;
                 c->out_head = o->next;
-                out_free(o);
+                vhk_out_free(o);
         }
         c->out_tail = &c->out_head;
         c->out_bytes = 0;
@@ -121,7 +124,7 @@ int vhk_conn_receive(struct vhk_conn *c) {
         struct received r;
 
         for (;;) {
-                if (c->in.have >= VHK_HDR_SIZE && vhk_decoder_header(&c->in).size > VHK_MAX_PAYLOAD)
+                if (c->in.have >= VHK_HDR_SIZE && vhk_decoder_header(&c->in).size > c->in.room)
                         return -EMSGSIZE;               /* the caller saw the header and was to end this */
                 size_t want = vhk_decoder_want(&c->in);
                 if (want == 0)
@@ -170,7 +173,7 @@ static ssize_t send_some(int fd, struct iovec *iov, unsigned n_iov, const int *f
         }
 }
 
-static int out_new(const struct vhk_hdr *h, const void *payload, const int *fds, unsigned n_fds, struct vhk_out **ret_o) {
+int vhk_out_new(const struct vhk_hdr *h, const int *fds, unsigned n_fds, struct vhk_out **ret_o, void **ret_payload) {
         size_t have = sizeof(*h) + h->size;
 
         struct vhk_out *o = malloc(sizeof(*o) + have);
@@ -178,23 +181,29 @@ static int out_new(const struct vhk_hdr *h, const void *payload, const int *fds,
                 return -ENOMEM;
         *o = (struct vhk_out){ .have = have };
         memcpy(o->bytes, h, sizeof(*h));
-        if (h->size)
-                memcpy(o->bytes + sizeof(*h), payload, h->size);
         for (; o->n_fds < n_fds; o->n_fds++) {
                 o->fds[o->n_fds] = fcntl(fds[o->n_fds], F_DUPFD_CLOEXEC, 3);
                 if (o->fds[o->n_fds] < 0) {
                         int k = vhk_errno();
-                        out_free(o);
+                        vhk_out_free(o);
                         return k;
                 }
         }
         *ret_o = o;
+        *ret_payload = o->bytes + sizeof(*h);
         return 0;
+}
+
+void vhk_conn_queue(struct vhk_conn *c, struct vhk_out *o) {
+        c->out_bytes += o->have - o->sent;
+        *c->out_tail = o;
+        c->out_tail = &o->next;
 }
 
 int vhk_conn_send(struct vhk_conn *c, const struct vhk_hdr *h, const void *payload, const int *fds, unsigned n_fds) {
         struct iovec iov[2] = { { (void *)h, sizeof(*h) }, { (void *)payload, h->size } };
         struct vhk_out *o;
+        void *copy;
         size_t all = sizeof(*h) + h->size;
         ssize_t sent = 0;
 
@@ -209,13 +218,13 @@ int vhk_conn_send(struct vhk_conn *c, const struct vhk_hdr *h, const void *paylo
         }
         if (sent == 0 && c->out_bytes + all > OUT_MAX)
                 return -ENOBUFS;
-        int k = out_new(h, payload, fds, sent ? 0 : n_fds, &o);
+        int k = vhk_out_new(h, fds, sent ? 0 : n_fds, &o, &copy);
         if (k < 0)
                 return k;
+        if (h->size)
+                memcpy(copy, payload, h->size);
         o->sent = (size_t)sent;
-        c->out_bytes += all - o->sent;
-        *c->out_tail = o;
-        c->out_tail = &o->next;
+        vhk_conn_queue(c, o);
         return 0;
 }
 
@@ -236,7 +245,7 @@ int vhk_conn_flush(struct vhk_conn *c) {
                 c->out_head = o->next;
                 if (!c->out_head)
                         c->out_tail = &c->out_head;
-                out_free(o);
+                vhk_out_free(o);
         }
         return 1;
 }

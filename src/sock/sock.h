@@ -56,6 +56,12 @@ int vhk_conn_receive(struct vhk_conn *c);
 /* Sends, or queues what the socket does not take (then watch EPOLLOUT and call vhk_conn_flush()). Descriptors are duplicated
  * if queued, never taken. 0; -ENOBUFS (peer does not read: more than 64 KiB waiting); -EPIPE ...; no SIGPIPE. */
 int vhk_conn_send(struct vhk_conn *c, const struct vhk_hdr *h, const void *payload, const int *fds, unsigned n_fds);
+/* A message of any size, made on any thread: its payload, @h->size bytes, is to be filled; descriptors are duplicated. */
+struct vhk_out;
+int vhk_out_new(const struct vhk_hdr *h, const int *fds, unsigned n_fds, struct vhk_out **ret_o, void **ret_payload);
+struct vhk_out *vhk_out_free(struct vhk_out *o);
+/* Takes @o; it goes out with vhk_conn_flush(). How many may wait is the caller's to know (c->out_bytes). */
+void vhk_conn_queue(struct vhk_conn *c, struct vhk_out *o);
 /* 1: all sent, 0: more waits, negative errno */
 int vhk_conn_flush(struct vhk_conn *c);
 static inline bool vhk_conn_wants_out(const struct vhk_conn *c) { return c->out_head != NULL; }

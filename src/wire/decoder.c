@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * From a stream to messages. The only state in this room, and it belongs to one connection. One payload buffer of the
- * protocol's largest size is all that is ever allocated; nothing is taken from a size that a peer announces. The bytes of the
- * buffer behind a payload are zero, so that a short variant read as its whole struct has nothing of an earlier message.
+ * protocol's largest size is all that is ever allocated; nothing is taken from a size that a peer announces, unless the
+ * connection's owner has checked it and asks for room. The bytes of the first buffer behind a payload are zero, so that a short
+ * variant read as its whole struct has nothing of an earlier message.
  */
 #include "wire/wire.h"
 
@@ -11,7 +12,7 @@ int vhk_decoder_init(struct vhk_decoder *d) {
 
         if (!payload)
                 return -ENOMEM;
-        *d = (struct vhk_decoder){ .payload = payload };
+        *d = (struct vhk_decoder){ .payload = payload, .room = VHK_MAX_PAYLOAD };
         return 0;
 }
 
@@ -33,7 +34,7 @@ size_t vhk_decoder_want(const struct vhk_decoder *d) {
         if (d->have < VHK_HDR_SIZE)
                 return VHK_HDR_SIZE - d->have;
         uint32_t size = vhk_decoder_header(d).size;
-        return size <= VHK_MAX_PAYLOAD ? size - (d->have - VHK_HDR_SIZE) : 0;
+        return size <= d->room ? size - (d->have - VHK_HDR_SIZE) : 0;
 }
 
 void *vhk_decoder_space(struct vhk_decoder *d) {
@@ -61,14 +62,27 @@ int vhk_decoder_fed(struct vhk_decoder *d, size_t n, const int *fds, unsigned n_
         return in_header && d->have == VHK_HDR_SIZE;
 }
 
+int vhk_decoder_reserve(struct vhk_decoder *d, uint32_t size) {
+        assert(d->have == VHK_HDR_SIZE);
+        if (size <= d->room)
+                return 0;
+        uint8_t *payload = malloc(size);
+        if (!payload)
+                return -ENOMEM;
+        free(d->payload);
+        d->payload = payload;
+        d->room = size;
+        return 0;
+}
+
 bool vhk_decoder_complete(const struct vhk_decoder *d) {
-        return d->have >= VHK_HDR_SIZE && vhk_decoder_header(d).size <= VHK_MAX_PAYLOAD && !vhk_decoder_want(d);
+        return d->have >= VHK_HDR_SIZE && vhk_decoder_header(d).size <= d->room && !vhk_decoder_want(d);
 }
 
 void vhk_decoder_next(struct vhk_decoder *d) {
         for (unsigned i = 0; i < d->n_fds; i++)
                 vhk_close(&d->fds[i]);
-        if (d->have > VHK_HDR_SIZE)
+        if (d->have > VHK_HDR_SIZE && d->room == VHK_MAX_PAYLOAD)
                 memset(d->payload, 0, d->have - VHK_HDR_SIZE);
         d->n_fds = 0;
         d->have = 0;

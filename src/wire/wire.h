@@ -94,7 +94,8 @@ size_t vhk_wire_print(enum vhk_dir dir, const struct vhk_hdr *h, const void *pay
  * belong to that message; any others are surplus. Owns the descriptors it holds until the message is taken. */
 struct vhk_decoder {
         uint8_t hdr[VHK_HDR_SIZE];
-        uint8_t *payload;                               /* VHK_MAX_PAYLOAD bytes, allocated at init */
+        uint8_t *payload;                               /* @room bytes: VHK_MAX_PAYLOAD, allocated at init */
+        uint32_t room;
         uint32_t have;                                  /* bytes of header + payload that are there */
         int fds[VHK_MAX_FDS];
         uint8_t n_fds;
@@ -104,13 +105,15 @@ int vhk_decoder_init(struct vhk_decoder *d);
 void vhk_decoder_done(struct vhk_decoder *d);           /* closes what it holds */
 /* How many bytes to receive at most now (never beyond the end of this message, so that descriptors stay with theirs):
  * header first, then the payload that the header announces. 0: a message is complete, or never will be because its header
- * announces more than VHK_MAX_PAYLOAD (VHK_RULE_OVERSIZE: close). */
+ * announces more than there is room for (VHK_RULE_OVERSIZE: close). */
 size_t vhk_decoder_want(const struct vhk_decoder *d);
 /* Where they go. */
 void *vhk_decoder_space(struct vhk_decoder *d);
 /* @n bytes were put there; @fds (ownership moves) came with them. Returns 1 when the header has just become complete
  * (then check it before asking for more), 0 otherwise. */
 int vhk_decoder_fed(struct vhk_decoder *d, size_t n, const int *fds, unsigned n_fds);
+/* The header is there, its payload is not, and other protocols' is larger: room for it, which stays. -ENOMEM */
+int vhk_decoder_reserve(struct vhk_decoder *d, uint32_t size);
 bool vhk_decoder_complete(const struct vhk_decoder *d);
 /* How many descriptors the peer sent with this message, as vhk_wire_check() wants to know it: more than VHK_MAX_FDS if some
  * were surplus, which no row allows. */
