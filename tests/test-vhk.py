@@ -115,6 +115,44 @@ class Usage(Base):
         self.assertIn('--write', vhk('bench', '/x', '--rw=randwrite').stderr)
 
 
+@unittest.skipUnless('  vdpa ' in vhk('--help').stdout, 'vhk was built without with_kernel')
+class Vdpa(Base):
+    """The command line; what it does is seen in a guest (tests/lab/guest/kernel-mgmt.sh)."""
+    def test_help(self):
+        for args in (['vdpa', '--help'], ['vdpa', 'list', '--help'], ['vdpa', 'add', '--help'], ['vdpa', 'del', '-h'], ['vdpa', 'bind', '--help']):
+            self.assertIn('usage: vhk vdpa', self.works(vhk(*args)))
+        r = vhk('vdpa')
+        self.assertEqual(r.returncode, 2)
+        for word in ('list', 'add', 'del', 'bind'):
+            self.assertIn('\n  %s ' % word, r.stdout)
+
+    def test_wrong_use(self):
+        for words, args in ((('vhk vdpa: ', '"lst"', '"list"'), ['lst']), (('vhk vdpa: ', '--help'), ['frobnicate']), (('vhk vdpa list: ', '--json'), ['list', '--jsn']),
+                            (('vhk vdpa list: ', '"x"'), ['list', 'x']), (('vhk vdpa add: ', 'NAME is missing'), ['add', '--mgmt=sim']),
+                            (('--mgmt=',), ['add', 'blk0']), (('--mac=', '52:54:00:12:34:56'), ['add', 'net0', '--mgmt=sim', '--mac=52:54:00:12:34']),
+                            (('--mac=',), ['add', 'net0', '--mgmt=sim', '--mac=52:54:00:12:34:56:78']), (('--mac=',), ['add', 'net0', '--mgmt=sim', '--mac=5:254:00:12:34:56']),
+                            (('--mac=',), ['add', 'net0', '--mgmt=sim', '--mac=+2:54:00:12:34:56']), (('--mtu=', '68'), ['add', 'net0', '--mgmt=sim', '--mtu=67']),
+                            (('--queues=', '32768'), ['add', 'net0', '--mgmt=sim', '--queues=0']), (('--mgmt=',), ['add', 'net0', '--mgmt=' + 'x' * 64 + '/y']),
+                            (('NAME is missing',), ['del']), (('one argument too many',), ['del', 'a', 'b']), (('DRIVER is missing',), ['bind', 'blk0']),
+                            (('"vfio"', 'vhost_vdpa', 'virtio_vdpa'), ['bind', 'blk0', 'vfio'])):
+            with self.subTest(args=args):
+                self.fails(vhk('vdpa', *args), 2, *words)
+
+    def test_impossible_names(self):
+        for args in (['add', 'a/b', '--mgmt=sim'], ['add', '..', '--mgmt=sim'], ['add', 'x' * 256, '--mgmt=sim'], ['add', 'x', '--mgmt=pci/'], ['add', 'x', '--mgmt=pci/a/b'],
+                     ['del', '../x'], ['bind', '.', 'vhost_vdpa']):
+            with self.subTest(args=args):
+                self.fails(vhk('vdpa', *args), 1, 'vhk vdpa ')
+
+    @unittest.skipIf(os.path.exists('/sys/bus/vdpa'), 'this kernel has vDPA')
+    def test_no_vdpa_here(self):
+        for args in (['list'], ['list', '--json'], ['add', 'blk0', '--mgmt=vdpasim_blk'], ['del', 'blk0'], ['bind', 'blk0', 'vhost_vdpa']):
+            with self.subTest(args=args):
+                r = vhk('vdpa', *args)
+                self.fails(r, 1, 'this kernel has no vDPA', 'module vdpa')
+                self.assertEqual(r.stdout, '')
+
+
 class WrongEndpoint(Base):
     def test_what_is_no_socket(self):
         open(self.path('file'), 'w').close()

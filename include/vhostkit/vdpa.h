@@ -21,8 +21,8 @@ extern "C" {
  * @bus: "pci", "auxiliary" ...; empty for parents that are on no bus
  * @name: of the parent on that bus
  * @device_ids: bit N: it makes devices of virtio id N
- * @features: virtio features that its devices can have; 0 from kernels before 5.17, which do not tell
- * @max_queues: most queues of a device; 0 likewise
+ * @features: virtio features that its devices can have; 0: it does not tell
+ * @max_queues: most queues of a device; 0: it does not tell
  */
 struct vhk_vdpa_mgmt {
         size_t size;

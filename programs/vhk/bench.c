@@ -132,7 +132,8 @@ static enum tool_status measure(const struct bench *o, const char *endpoint, str
         return finish(o, endpoint, b, &job, &result);
 }
 
-static enum tool_status run(const void *state, const char *endpoint) {
+static enum tool_status run(const void *state, char *const *arguments) {
+        const char *endpoint = arguments[0];
         const struct bench *o = state;
         struct vhk_blk_options bo = { .n_queues = (uint16_t)o->queues, .queue_size = ring_size(o), .polling = (uint8_t)o->poll };
         struct vhk_blk_info info = { .size = sizeof(info) };
@@ -160,6 +161,6 @@ const struct tool_command bench_command = {
         .options = options,
         .state_size = sizeof(struct bench),
         .defaults = &(const struct bench){ .rw = RW_DEFAULT, .block_size = 4096, .depth = 32, .queues = 1, .seconds = 5, .timeout_ms = 5000 },
-        .takes_endpoint = true,
+        .arguments = { "ENDPOINT" },
         .run = run,
 };

@@ -311,7 +311,7 @@ static enum tool_status clean_up(struct demo *d) {
         return status;
 }
 
-static enum tool_status run(const void *state, const char *endpoint) {
+static enum tool_status run(const void *state, char *const *arguments) {
         static struct demo d;                   /* large */
 
         d.o = state;
@@ -335,6 +335,5 @@ const struct tool_command demo_command = {
         .options = options,
         .state_size = sizeof(struct demo_options),
         .defaults = &(const struct demo_options){ .seconds = 2 },
-        .takes_endpoint = false,
         .run = run,
 };

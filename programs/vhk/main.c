@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * vhk: a tool around vhost-user back-ends. This file reads the command line after the table below; each subcommand has a file
- * of its own and uses public headers only. One thread, but for the queues of `vhk bench`.
+ * (or group of them) of its own and uses public headers only. One thread, but for the queues of `vhk bench`.
  */
 #include "tool.h"
 
@@ -9,13 +9,31 @@
 #include <string.h>
 #include <vhostkit/error.h>
 
-static const struct tool_command *const commands[] = { &probe_command, &ping_command, &bench_command, &demo_command };
+static const struct tool_command *const commands[] = {
+        &probe_command, &ping_command, &bench_command, &demo_command,
+#if VHK_WITH_KERNEL
+        &vdpa_command,
+#endif
+        NULL,
+};
+
+/* The last word of its name: a member of a group has the group's before it. */
+static const char *word_of(const struct tool_command *c) {
+        const char *blank = strrchr(c->name, ' ');
+
+        return blank ? blank + 1 : c->name;
+}
+
+static void print_list(const struct tool_command *const *list) {
+        printf("subcommands:\n");
+        for (; *list; list++)
+                printf("  %-7s %s\n", word_of(*list), (*list)->summary);
+}
 
 static void print_usage(void) {
         printf("vhk: who serves this vhost-user socket, is it right, and how fast is it?\n\n"
-               "usage: vhk SUBCOMMAND ENDPOINT [OPTION...]\n\nsubcommands:\n");
-        for (size_t i = 0; i < TOOL_N(commands); i++)
-                printf("  %-7s %s\n", commands[i]->name, commands[i]->summary);
+               "usage: vhk SUBCOMMAND ENDPOINT [OPTION...]\n\n");
+        print_list(commands);
         printf("\nENDPOINT is vhost-user:PATH or PATH of a listening unix socket, or fd:N, an inherited socket.\n"
                "vhk SUBCOMMAND --help lists the options; vhk --version prints the version.\n"
                "Exit status: 0, 1 failed, 2 wrong use, 3 the back-end is busy with another front-end.\n");
@@ -48,46 +66,72 @@ static unsigned distance(const char *a, const char *b) {
         return row[n];
 }
 
-static enum tool_status unknown_command(const char *word) {
+static enum tool_status unknown_command(const struct tool_command *const *list, const char *word) {
         const char *nearest = NULL;
         unsigned least = 3;
 
-        for (size_t i = 0; i < TOOL_N(commands); i++) {
-                unsigned d = distance(word, commands[i]->name);
+        for (; *list; list++) {
+                unsigned d = distance(word, word_of(*list));
                 if (d < least) {
                         least = d;
-                        nearest = commands[i]->name;
+                        nearest = word_of(*list);
                 }
         }
         if (nearest)
                 return tool_usage("unknown subcommand \"%s\"; did you mean \"%s\"?", word, nearest);
-        return tool_usage("unknown subcommand \"%s\"; vhk --help lists them", word);
+        return tool_usage("unknown subcommand \"%s\"; --help lists them", word);
+}
+
+static const struct tool_command *find_command(const struct tool_command *const *list, const char *word) {
+        while (*list && strcmp(word, word_of(*list)))
+                list++;
+        return *list;
 }
 
 /* @argv[0] is the subcommand's name. */
 static enum tool_status run_command(const struct tool_command *c, int argc, char **argv) {
         struct vhk_error e = { 0 };
-        int n_rest = 0;
+        int n_rest = 0, n_arguments = 0;
         void *state = malloc(c->state_size);
 
         if (!state)
                 return tool_fail("out of memory");
         memcpy(state, c->defaults, c->state_size);
         tool_set_name(c->name);
+        while (n_arguments < (int)TOOL_N(c->arguments) && c->arguments[n_arguments])
+                n_arguments++;
         int k = vhk_options_parse(c->options, state, argc, argv, &n_rest, &e);
         enum tool_status status = TOOL_OK;
         if (k < 0)
                 status = tool_usage("%s", e.text[0] ? e.text : strerror(-k));
         else if (*(const int *)state)
                 print_command(c);
-        else if (n_rest < c->takes_endpoint)
-                status = tool_usage("which endpoint? usage: vhk %s %s", c->name, c->synopsis);
-        else if (n_rest > c->takes_endpoint)
-                status = tool_usage("\"%s\" is one argument too many; usage: vhk %s %s", argv[1 + c->takes_endpoint], c->name, c->synopsis);
+        else if (n_rest < n_arguments)
+                status = tool_usage("%s is missing; usage: vhk %s %s", c->arguments[n_rest], c->name, c->synopsis);
+        else if (n_rest > n_arguments)
+                status = tool_usage("\"%s\" is one argument too many; usage: vhk %s %s", argv[1 + n_arguments], c->name, c->synopsis);
         else
-                status = c->run(state, c->takes_endpoint ? argv[1] : NULL);
+                status = c->run(state, argv + 1);
         free(state);
         return status;
+}
+
+static bool is_help(const char *word) {
+        return !strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help");
+}
+
+/* @argv[0] is the group's name. */
+static enum tool_status run_group(const struct tool_command *c, int argc, char **argv) {
+        const char *word = argc > 1 ? argv[1] : "--help";
+
+        if (is_help(word)) {
+                printf("vhk %s: %s\n\nusage: vhk %s SUBCOMMAND ...\n\n", c->name, c->summary, c->name);
+                print_list(c->group);
+                return argc > 1 ? TOOL_OK : TOOL_USAGE;
+        }
+        tool_set_name(c->name);
+        const struct tool_command *member = find_command(c->group, word);
+        return member ? run_command(member, argc - 1, argv + 1) : unknown_command(c->group, word);
 }
 
 static enum tool_status dispatch(int argc, char **argv) {
@@ -96,7 +140,7 @@ static enum tool_status dispatch(int argc, char **argv) {
                 return TOOL_USAGE;
         }
         const char *word = argv[1];
-        if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help")) {
+        if (is_help(word)) {
                 print_usage();
                 return TOOL_OK;
         }
@@ -104,12 +148,12 @@ static enum tool_status dispatch(int argc, char **argv) {
                 printf("vhk %s\n", vhk_version());
                 return TOOL_OK;
         }
-        for (size_t i = 0; i < TOOL_N(commands); i++)
-                if (!strcmp(word, commands[i]->name))
-                        return run_command(commands[i], argc - 1, argv + 1);
+        const struct tool_command *c = find_command(commands, word);
+        if (c)
+                return c->group ? run_group(c, argc - 1, argv + 1) : run_command(c, argc - 1, argv + 1);
         if (word[0] == '-')
                 return tool_usage("unknown option \"%s\"; options stand behind the subcommand (vhk --help)", word);
-        return unknown_command(word);
+        return unknown_command(commands, word);
 }
 
 int main(int argc, char **argv) {

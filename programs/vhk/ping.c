@@ -180,7 +180,8 @@ static enum tool_status ping(struct ping *p) {
         return rounds(p);
 }
 
-static enum tool_status run(const void *state, const char *endpoint) {
+static enum tool_status run(const void *state, char *const *arguments) {
+        const char *endpoint = arguments[0];
         static struct ping p;                   /* large */
         struct vhk_blk_options bo = { .polling = 0 };
 
@@ -206,6 +207,6 @@ const struct tool_command ping_command = {
         .options = options,
         .state_size = sizeof(struct ping_options),
         .defaults = &(const struct ping_options){ .interval_ms = 1000, .size = 4096, .offset = ANYWHERE, .timeout_ms = 5000 },
-        .takes_endpoint = true,
+        .arguments = { "ENDPOINT" },
         .run = run,
 };

@@ -19,7 +19,8 @@ static const struct vhk_option options[] = {
         { 0 },
 };
 
-static enum tool_status run(const void *state, const char *endpoint) {
+static enum tool_status run(const void *state, char *const *arguments) {
+        const char *endpoint = arguments[0];
         const struct probe *o = state;
         struct vhk_frontend_options fo;
         struct vhk_frontend *f = NULL;
@@ -57,6 +58,6 @@ const struct tool_command probe_command = {
         .options = options,
         .state_size = sizeof(struct probe),
         .defaults = &(const struct probe){ .timeout_ms = 2000 },
-        .takes_endpoint = true,
+        .arguments = { "ENDPOINT" },
         .run = run,
 };

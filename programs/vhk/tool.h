@@ -30,17 +30,20 @@ enum tool_status {
  * @synopsis: its arguments, for --help
  * @about: what it does, lines for --help
  * @options: over a state of @state_size bytes that begins as a copy of @defaults; its first member is int help
- * @run: returns an exit status
+ * @arguments: names of what stands beside the options, all of it needed
+ * @run: returns an exit status; @arguments: as many as there are names
+ * @group: instead of all but @name and @summary: subcommands of its own, whose names begin with this one's; NULL-terminated
  */
 struct tool_command {
         const char *name, *synopsis, *summary, *about;
         const struct vhk_option *options;
         size_t state_size;
         const void *defaults;
-        bool takes_endpoint;
-        enum tool_status (*run)(const void *state, const char *endpoint);
+        const char *arguments[2];
+        enum tool_status (*run)(const void *state, char *const *arguments);
+        const struct tool_command *const *group;
 };
-extern const struct tool_command probe_command, ping_command, bench_command, demo_command;
+extern const struct tool_command probe_command, ping_command, bench_command, demo_command, vdpa_command;
 
 /** The rows that every subcommand has. */
 #define TOOL_OPTION_HELP { "help", VHK_OPTION_FLAG, 0, NULL, "print this and exit", .letter = 'h' }

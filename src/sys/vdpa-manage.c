@@ -295,6 +295,7 @@ static const struct {
 } stories[] = {
         { VDPA_CMD_DEV_NEW, -EEXIST, "a vDPA device of this name exists already" },
         { VDPA_CMD_DEV_NEW, -ENODEV, "there is no such management device" },
+        { VDPA_CMD_DEV_NEW, -EINVAL, "the management device refuses; vduse makes only what a program serves under this name" },
         { VDPA_CMD_DEV_NEW, -EPERM, "making vDPA devices needs CAP_NET_ADMIN" },
         { VDPA_CMD_DEV_NEW, -EOPNOTSUPP, "the management device does not take these attributes" },
         { VDPA_CMD_DEV_NEW, -ENOSPC, "the management device makes no more devices" },
