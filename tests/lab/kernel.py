@@ -27,6 +27,7 @@ SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.M)
 Kernel = collections.namedtuple("Kernel", "programs foreign")
 SCENARIOS = {
     "kernel-modules": Kernel((), ()),
+    "kernel-mgmt": Kernel(("vhk",), ()),
     "kernel-vdpa-blk": Kernel((), ()),
     "kernel-qsd-vduse": Kernel((), (QSD,)),
 }
