@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define UVA 0x100000ull
 
 static struct { uint32_t guest; uint8_t perm; } model[N_UNITS];
-static struct vhk_memmap *guest, *map;
+static struct vhk_memmap *guest, *map, *held;
 
 static struct vhk_memmap *make_guest(void) {
         struct vhk_region_desc r = { { GPA }, { UVA }, FZ_MEM, 0, fz_memfd };
@@ -32,30 +32,35 @@ static void adopt(struct vhk_memmap *new) {
         map = new;
 }
 
+/* A reader at times: the next change happens in place or to another table. */
+static void hold(bool on) {
+        vhk_memmap_unref(held);
+        held = on ? vhk_memmap_ref(map) : NULL;
+}
+
 static void update(struct script *s) {
         unsigned at = take8(s), n = take8(s), to = take8(s), perm = take8(s) % 4;
         bool is_gpa = at & 128, wild = at & 64;
-        struct vhk_memmap *new;
 
+        hold(n & 128);
         at %= N_UNITS;
         n %= 16;
         uint64_t iova = IOVA + at * UNIT, len = n * UNIT, user = (is_gpa ? GPA : UVA) + to * UNIT;
         if (wild) {                     /* any number at all: must be refused, or be of this memory */
                 take(s, &user, 8);
                 take(s, &len, 8);
-                int k = vhk_iotlb_update(map, iova, len, user, is_gpa, 3, &new, NULL);
+                struct vhk_memmap *other = vhk_memmap_ref(map);
+                int k = vhk_iotlb_update(&other, iova, len, user, is_gpa, 3, NULL);
                 MUST(k < 0 || (len && len <= FZ_MEM));
-                if (k >= 0)
-                        vhk_memmap_unref(new);
+                vhk_memmap_unref(other);
                 return;
         }
-        int k = vhk_iotlb_update(map, iova, len, user, is_gpa, perm, &new, NULL);
+        int k = vhk_iotlb_update(&map, iova, len, user, is_gpa, perm, NULL);
         bool legal = n > 0 && to + n <= N_GUEST;
         MUST(!legal || !perm || k >= 0);
         MUST(legal || k < 0);
         if (k < 0)
                 return;
-        adopt(new);
         for (unsigned i = 0; i < n && at + i < N_UNITS; i++) {
                 model[at + i].guest = to + i;
                 model[at + i].perm = (uint8_t)perm;
@@ -63,11 +68,11 @@ static void update(struct script *s) {
 }
 
 static void invalidate(struct script *s) {
-        unsigned at = take8(s) % N_UNITS, n = take8(s) % 16;
-        struct vhk_memmap *new;
+        unsigned at = take8(s) % N_UNITS, n = take8(s);
 
-        MUST(vhk_iotlb_invalidate(map, IOVA + at * UNIT, n * UNIT, &new) >= 0);
-        adopt(new);
+        hold(n & 128);
+        n %= 16;
+        MUST(vhk_iotlb_invalidate(&map, IOVA + at * UNIT, n * UNIT) >= 0);
         for (unsigned i = 0; i < N_UNITS; i++)
                 if (!n || (i >= at && i < at + n))
                         model[i].perm = 0;
@@ -128,6 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 case 4: rebase(&s); break;
                 default: check(&s); break;
                 }
+        hold(false);
         map = vhk_memmap_unref(map);
         guest = vhk_memmap_unref(guest);
         MUST(lowest_fd() == fds);

@@ -179,10 +179,8 @@ static void changed(struct vhk_backend *b, int error) {
         vhk_token_answer(b, error, NULL, 0);
 }
 
-/* Takes @new. The rings have adopted it, or also settled, when the answer goes out. */
-static int publish(struct vhk_backend *b, struct vhk_call *c, const struct vhk_p_iotlb *p, struct vhk_memmap *new, enum vhk_ring_wait wait) {
-        vhk_memmap_unref(b->session.iotlb);
-        b->session.iotlb = new;
+/* The rings have adopted session.iotlb, or also settled, when the answer goes out. */
+static int publish(struct vhk_backend *b, struct vhk_call *c, const struct vhk_p_iotlb *p, enum vhk_ring_wait wait) {
         for (unsigned i = 0; i < b->n_queues; i++) {
                 if (!vhk_ring_runs(b, i))
                         continue;
@@ -201,25 +199,18 @@ static int publish(struct vhk_backend *b, struct vhk_call *c, const struct vhk_p
 
 static int update(struct vhk_backend *b, const struct vhk_p_iotlb *p, struct vhk_call *c) {
         bool is_gpa = b->session.wire.protocol & VHK_BIT(VHK_PF_GPA_ADDRESSES);
-        struct vhk_memmap *new;
 
-        int k = vhk_iotlb_update(b->session.iotlb, p->iova, p->len, p->user_addr, is_gpa, p->perm, &new, &b->story);
-        return k < 0 ? k : publish(b, c, p, new, VHK_WAIT_ADOPTED);
+        int k = vhk_iotlb_update(&b->session.iotlb, p->iova, p->len, p->user_addr, is_gpa, p->perm, &b->story);
+        return k < 0 ? k : publish(b, c, p, VHK_WAIT_ADOPTED);
 }
 
 static int invalidate(struct vhk_backend *b, const struct vhk_p_iotlb *p, struct vhk_call *c) {
-        struct vhk_memmap *new;
-
-        int k = vhk_iotlb_invalidate(b->session.iotlb, p->iova, p->len, &new);
+        int k = vhk_iotlb_invalidate(&b->session.iotlb, p->iova, p->len);
         if (k < 0) {
                 vhk_session_fail(b, k, "iotlb.no-memory", "a translation cannot be invalidated: %s", strerror(-k));
                 return k;
         }
-        if (k == 1) {
-                vhk_memmap_unref(new);
-                return 0;
-        }
-        return publish(b, c, p, new, VHK_WAIT_SETTLED);
+        return k == 1 ? 0 : publish(b, c, p, VHK_WAIT_SETTLED);
 }
 
 int vhk_on_IOTLB_MSG(struct vhk_backend *b, const struct vhk_p_iotlb *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Translations of I/O virtual addresses, see iotlb.h. Made by control, read by rings; immutable but for the references.
- * A change copies the table, which is at most 4096 entries of 40 bytes. Source: vhost-user, "IOMMU support".
+ * Translations of I/O virtual addresses, see iotlb.h. Made by control, read by rings; immutable but for the references while anybody
+ * but control holds them. A change copies the table (at most 4096 entries of 40 bytes) if a ring may look at it, and else happens
+ * where it is: then an update costs a move of what lies behind it. Source: vhost-user, "IOMMU support".
  */
 #include "mem/iotlb.h"
 
 #include "base/error.h"
 
 #define U(x) ((unsigned long long)(x))
+#define EVICTED (VHK_IOTLB_MAX / 16)
 
 static struct vhk_memmap *iotlb_alloc(struct vhk_memmap *guest, uint32_t room) {
-        struct vhk_memmap *m = calloc(1, sizeof(*m) + room * sizeof(struct vhk_memreg));
+        struct vhk_memmap *m = malloc(sizeof(*m) + room * sizeof(struct vhk_memreg));
 
-        if (m) {
-                m->refs = 1;
-                m->guest = vhk_memmap_ref(guest);
-        }
+        if (m)
+                *m = (struct vhk_memmap){ .refs = 1, .room = room, .guest = vhk_memmap_ref(guest) };
         return m;
 }
 
@@ -27,16 +27,33 @@ int vhk_iotlb_new(struct vhk_memmap *guest, struct vhk_memmap **ret_m) {
         return 0;
 }
 
-/* A successor of @old in the same era, with room for @more entries and no entry yet. */
-static struct vhk_memmap *successor(const struct vhk_memmap *old, uint32_t more) {
-        struct vhk_memmap *m = iotlb_alloc(old->guest, old->n + more);
+/* What belongs to the table as a whole. */
+static void copy_state(struct vhk_memmap *m, const struct vhk_memmap *old) {
+        m->era = old->era;
+        m->evicted = old->evicted;
+        m->hand = old->hand;
+}
 
-        if (m) {
-                m->era = old->era;
-                m->evicted = old->evicted;
-                m->hand = old->hand;
-        }
-        return m;
+/* Makes *m one that may be changed, with room for @more entries. */
+static int make_own(struct vhk_memmap **m, uint32_t more) {
+        struct vhk_memmap *old = *m;
+        uint32_t room = old->n + more;
+
+        /* acquire: whoever gave up his reference has read his last; pairs with vhk_memmap_unref() */
+        bool alone = vhk_load_acquire(&old->refs) == 1;
+        if (alone && room <= old->room)
+                return 0;
+        if (alone)
+                room += room / 2;       /* a table that grows in place is not copied each time */
+        struct vhk_memmap *new = iotlb_alloc(old->guest, room);
+        if (!new)
+                return -ENOMEM;
+        copy_state(new, old);
+        new->n = old->n;
+        memcpy(new->regs, old->regs, old->n * sizeof(*old->regs));
+        vhk_memmap_unref(old);
+        *m = new;
+        return 0;
 }
 
 /* Behind all others; or as a part of the last, if it continues that. */
@@ -50,46 +67,76 @@ static void append(struct vhk_memmap *m, struct vhk_memreg r) {
                 m->regs[m->n++] = r;
 }
 
-/* [from, from + len) of @r */
-static struct vhk_memreg part(const struct vhk_memreg *r, uint64_t from, uint64_t len) {
-        struct vhk_memreg p = *r;
+static uint64_t last_of(const struct vhk_memreg *r) { return r->gpa + (r->len - 1); }
 
-        p.host += from - r->gpa;
-        p.gpa = from;
-        p.len = len;
-        return p;
-}
+/* The first entry that ends at or behind @first. */
+static uint32_t find_end(const struct vhk_memmap *m, uint64_t first) {
+        uint32_t low = 0, n = m->n;
 
-/* What @old has below @first, beginning with entry *at. */
-static void copy_below(struct vhk_memmap *m, const struct vhk_memmap *old, uint64_t first, uint32_t *at) {
-        for (; *at < old->n && old->regs[*at].gpa < first; ++*at) {
-                const struct vhk_memreg *r = &old->regs[*at];
-                append(m, part(r, r->gpa, VHK_MIN(r->len, first - r->gpa)));
-                if (first - r->gpa < r->len)    /* it goes on behind @first */
-                        return;
+        while (low < n) {
+                uint32_t mid = low + (n - low) / 2;
+                if (last_of(&m->regs[mid]) < first)
+                        low = mid + 1;
+                else
+                        n = mid;
         }
+        return low;
 }
 
-/* ... and above @last */
-static void copy_above(struct vhk_memmap *m, const struct vhk_memmap *old, uint64_t last, uint32_t at) {
-        for (; at < old->n; at++) {
-                const struct vhk_memreg *r = &old->regs[at];
-                uint64_t end = r->gpa + (r->len - 1);
-                if (r->gpa > last)
-                        append(m, *r);
-                else if (end > last)
-                        append(m, part(r, last + 1, end - last));
+/* A table that is taken apart: what came before ends it now, what comes behind is set aside at its end. */
+struct cut {
+        struct vhk_memreg tail;         /* of an entry that reached beyond the cut; len 0: none */
+        uint32_t at, n;                 /* the others behind the cut */
+};
+
+/* Takes [first, last] out of @m and makes room for @more entries, which is there. The cut is closed by mend(). */
+static struct cut cut(struct vhk_memmap *m, uint64_t first, uint64_t last, uint32_t more) {
+        uint32_t from = find_end(m, first), to = from;
+        struct cut c = { .tail.len = 0 };
+
+        while (to < m->n && m->regs[to].gpa <= last)
+                to++;
+        if (to > from && last_of(&m->regs[to - 1]) > last) {
+                c.tail = m->regs[to - 1];
+                uint64_t gone = last + 1 - c.tail.gpa;
+                c.tail.gpa += gone;
+                c.tail.host += gone;
+                c.tail.len -= gone;
         }
+        if (to > from && m->regs[from].gpa < first) {
+                m->regs[from].len = first - m->regs[from].gpa;
+                from++;
+        }
+        c.at = from + more + !!c.tail.len;
+        c.n = m->n - to;
+        memmove(m->regs + c.at, m->regs + to, c.n * sizeof(*m->regs));
+        m->n = from;
+        return c;
 }
 
-/* One entry has to go: whose turn it is, but not the one that has just come. */
+static void mend(struct vhk_memmap *m, const struct cut *c) {
+        if (c->tail.len)
+                append(m, c->tail);
+        if (!c->n)
+                return;
+        append(m, m->regs[c->at]);
+        memmove(m->regs + m->n, m->regs + c->at + 1, (c->n - 1) * sizeof(*m->regs));
+        m->n += c->n - 1;
+}
+
+/* Some entries have to go: those whose turn it is, but not the one that has just come. Several at once: a flood moves the table
+ * once for all of them. */
 static void evict(struct vhk_memmap *m, uint64_t spare) {
-        uint32_t i = m->hand % m->n;
+        uint32_t kept = find_end(m, spare), from = m->hand % m->n;
 
-        if (spare - m->regs[i].gpa < m->regs[i].len)
-                i = (i + 1) % m->n;
-        memmove(m->regs + i, m->regs + i + 1, (--m->n - i) * sizeof(*m->regs));
-        m->hand = i;                    /* the one behind it is next */
+        if (from == kept)
+                from = (from + 1) % m->n;
+        uint32_t to = VHK_MIN(from + EVICTED, m->n);
+        if (from < kept && kept < to)
+                to = kept;
+        memmove(m->regs + from, m->regs + to, (m->n - to) * sizeof(*m->regs));
+        m->n -= to - from;
+        m->hand = from;                 /* those behind them are next */
         m->evicted = true;
 }
 
@@ -130,50 +177,41 @@ static void append_targets(struct vhk_memmap *m, uint64_t iova, uint64_t len, ui
         }
 }
 
-int vhk_iotlb_update(const struct vhk_memmap *old, uint64_t iova, uint64_t len, uint64_t user_addr, bool is_gpa, unsigned perm,
-                     struct vhk_memmap **ret_m, struct vhk_error *ret_e) {
+int vhk_iotlb_update(struct vhk_memmap **m, uint64_t iova, uint64_t len, uint64_t user_addr, bool is_gpa, unsigned perm,
+                     struct vhk_error *ret_e) {
         uint64_t end;
-        uint32_t at = 0;
 
         if (!len || vhk_add_overflows(iova, len, &end) || vhk_add_overflows(user_addr, len, &end))
                 return vhk_error_set(ret_e, -EINVAL, "iotlb.range", "a translation of 0x%llx+0x%llx to 0x%llx", U(iova), U(len), U(user_addr));
-        uint32_t n = count_targets(old->guest, user_addr, len, is_gpa);
+        uint32_t n = count_targets((*m)->guest, user_addr, len, is_gpa);
         if (!n)
                 return vhk_error_set(ret_e, -EFAULT, "iotlb.user-addr", "a translation to 0x%llx+0x%llx, which is not guest memory",
                                      U(user_addr), U(len));
-        struct vhk_memmap *m = successor(old, n + 1);           /* one that is cut in two makes one more */
-        if (!m)
+        if (make_own(m, n + 1) < 0)                             /* one that is cut in two makes one more */
                 return vhk_error_set(ret_e, -ENOMEM, "iotlb.no-memory", "no memory for a translation");
-        copy_below(m, old, iova, &at);
-        append_targets(m, iova, len, user_addr, is_gpa, perm);
-        copy_above(m, old, iova + len - 1, at);
-        while (m->n > VHK_IOTLB_MAX)
-                evict(m, iova);
-        *ret_m = m;
+        struct cut c = cut(*m, iova, iova + len - 1, n);
+        append_targets(*m, iova, len, user_addr, is_gpa, perm);
+        mend(*m, &c);
+        while ((*m)->n > VHK_IOTLB_MAX)
+                evict(*m, iova);
         return 0;
 }
 
-int vhk_iotlb_invalidate(struct vhk_memmap *old, uint64_t iova, uint64_t len, struct vhk_memmap **ret_m) {
+int vhk_iotlb_invalidate(struct vhk_memmap **m, uint64_t iova, uint64_t len) {
         uint64_t last;
-        uint32_t at = 0;
 
         if (!len || len == UINT64_MAX)
                 iova = 0, last = UINT64_MAX;
         else if (vhk_add_overflows(iova, len - 1, &last))
                 last = UINT64_MAX;
-        if (!old->evicted && !vhk_iotlb_touches(old, iova, last)) {
-                *ret_m = vhk_memmap_ref(old);
+        if (!(*m)->evicted && !vhk_iotlb_touches(*m, iova, last))
                 return 1;
-        }
-        struct vhk_memmap *m = successor(old, 1);
-        if (!m)
+        if (make_own(m, 1) < 0)
                 return -ENOMEM;
-        copy_below(m, old, iova, &at);
-        if (last != UINT64_MAX)
-                copy_above(m, old, last, at);
-        m->era++;
-        m->evicted = false;             /* requests of the time before are waited for */
-        *ret_m = m;
+        struct cut c = cut(*m, iova, last, 0);
+        mend(*m, &c);
+        (*m)->era++;
+        (*m)->evicted = false;          /* requests of the time before are waited for */
         return 0;
 }
 
@@ -183,9 +221,7 @@ int vhk_iotlb_rebase(const struct vhk_memmap *old, struct vhk_memmap *guest, str
 
         if (!m)
                 return -ENOMEM;
-        m->era = old->era;
-        m->evicted = old->evicted;
-        m->hand = old->hand;
+        copy_state(m, old);
         for (uint32_t i = 0; i < old->n; i++) {
                 uint32_t tried = 0;
                 for (; tried < guest->n && guest->regs[k % guest->n].mapping != old->regs[i].mapping; tried++)
@@ -200,16 +236,9 @@ int vhk_iotlb_rebase(const struct vhk_memmap *old, struct vhk_memmap *guest, str
 /* ---- reading one ---- */
 
 bool vhk_iotlb_touches(const struct vhk_memmap *m, uint64_t first, uint64_t last) {
-        uint32_t low = 0, n = m->n;
+        uint32_t i = find_end(m, first);
 
-        while (low < n) {               /* the first entry that ends at or behind @first */
-                uint32_t mid = low + (n - low) / 2;
-                if (m->regs[mid].gpa + (m->regs[mid].len - 1) < first)
-                        low = mid + 1;
-                else
-                        n = mid;
-        }
-        return low < m->n && m->regs[low].gpa <= last;
+        return i < m->n && m->regs[i].gpa <= last;
 }
 
 static const struct vhk_memreg *find(const struct vhk_memmap *m, uint64_t iova, unsigned perm) {

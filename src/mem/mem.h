@@ -43,11 +43,11 @@ struct vhk_memmap {
         uint32_t n;
         const uint16_t *by_uva;         /* indices into regs in order of uva */
         /* translations only: what they lead to (owned reference; NULL: this is guest memory itself); the time between two
-         * invalidations; was something driven out in it; who is driven out next */
+         * invalidations; was something driven out in it; who is driven out next; entries that there is room for */
         struct vhk_memmap *guest;
         uint64_t era;
         bool evicted;
-        uint32_t hand;
+        uint32_t hand, room;
         struct vhk_memreg regs[];       /* in order of gpa */
 };
 

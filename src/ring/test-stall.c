@@ -52,17 +52,11 @@ static int adopt(struct stall *s) {
 }
 
 static void know(struct stall *s, uint64_t off, uint64_t len, uint64_t to, unsigned perm) {
-        struct vhk_memmap *new;
-        CHECK_OK(vhk_iotlb_update(s->t, IOVA + off, len, UVA + to, false, perm, &new, NULL));
-        vhk_memmap_unref(s->t);
-        s->t = new;
+        CHECK_OK(vhk_iotlb_update(&s->t, IOVA + off, len, UVA + to, false, perm, NULL));
 }
 
 static void forget(struct stall *s, uint64_t off, uint64_t len) {
-        struct vhk_memmap *new;
-        CHECK_OK(vhk_iotlb_invalidate(s->t, len ? IOVA + off : 0, len, &new));
-        vhk_memmap_unref(s->t);
-        s->t = new;
+        CHECK_OK(vhk_iotlb_invalidate(&s->t, len ? IOVA + off : 0, len));
 }
 
 static void stall_open(struct stall *s, bool with_areas) {
