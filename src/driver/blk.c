@@ -1,171 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/*
- * A disk: found, negotiated, given memory; and its calls that are not about requests. Source: virtio 1.3, 3.1 and 5.2.
- *
- * All memory comes in few large pieces (rings, slots, bounce buffers and the caller's allocations share the first), for
- * a back-end without memory slots takes eight regions, and one that has them finds its way faster in one. Pieces are
- * only added, so that a queue on another thread may look addresses up without a lock.
- */
+/* A disk: what it is negotiated to be; and its calls that are not about requests. Source: virtio 1.3, 5.2. */
 #include "driver/blk.h"
 
 #define F VHK_BIT
 #define WANTED                                                                                                                  \
         (F(VHK_BLK_F_SIZE_MAX) | F(VHK_BLK_F_SEG_MAX) | F(VHK_BLK_F_RO) | F(VHK_BLK_F_BLK_SIZE) | F(VHK_BLK_F_FLUSH) |          \
          F(VHK_BLK_F_TOPOLOGY) | F(VHK_BLK_F_CONFIG_WCE) | F(VHK_BLK_F_MQ) | F(VHK_BLK_F_DISCARD) | F(VHK_BLK_F_WRITE_ZEROES) |  \
-         F(VHK_BLK_F_INDIRECT) | F(VHK_BLK_F_EVENT_IDX) | F(VHK_BLK_F_VERSION_1) | F(VHK_BLK_F_ACCESS_PLATFORM))
-/* virtio 1.3, 2.1 */
-#define STATUS_DRIVER 3u                /* ACKNOWLEDGE, DRIVER */
-#define STATUS_FEATURES_OK 11u
-#define STATUS_DRIVER_OK 15u
+         F(VHK_DRVDEV_F_INDIRECT) | F(VHK_DRVDEV_F_EVENT_IDX) | F(VHK_DRVDEV_F_VERSION_1) | F(VHK_DRVDEV_F_ACCESS_PLATFORM))
 #define VIRTIO_ID 2u
-#define CHUNK (UINT64_C(16) << 20)      /* bytes of lent memory at a time: touched pages alone cost */
+#define ROOM (UINT64_C(16) << 20)       /* bytes of lent memory for the caller, to begin with: touched pages alone cost */
 #define WRITEBACK_OFF 32u
 #define QUEUE_SIZE 128u
 #define QUEUE_SIZE_LEAST 4u             /* header, two segments, status */
 
 /* ---- memory ---- */
 
-static int add_chunk(struct vhk_blk *b, uint64_t len) {
-        unsigned n = b->n_chunks;
-        struct vhk_blk_chunk c = { .len = (VHK_MAX(len, CHUNK) + VHK_PAGE - 1) & ~(uint64_t)(VHK_PAGE - 1) };
-        vhk_gpa_t gpa;
-        void *va;
-
-        if (n == VHK_BLK_N_CHUNKS || c.len < len)
-                return -ENOSPC;
-        int k = vhk_memory_alloc(b->m, c.len, &va);
-        if (k == 0)
-                k = vhk_memory_find(b->m, va, c.len, &gpa);
-        if (k < 0)
-                return k;
-        k = vhk_frontend_set_memory(b->f, b->m);
-        if (k < 0) {
-                vhk_memory_remove(b->m, gpa, c.len);
-                return k;
-        }
-        c.va = (uintptr_t)va;
-        c.gpa = gpa.v;
-        b->chunks[n] = c;
-        vhk_store_release(&b->n_chunks, n + 1);         /* pairs with find_chunk(): the chunk before its number */
-        return 0;
-}
-
-static const struct vhk_blk_chunk *find_chunk(const struct vhk_blk *b, uint64_t va, uint64_t len) {
-        unsigned n = vhk_load_acquire(&b->n_chunks);    /* pairs with add_chunk() */
-
-        for (unsigned i = 0; i < n; i++)
-                if (va >= b->chunks[i].va && vhk_range_within(va - b->chunks[i].va, len, b->chunks[i].len))
-                        return &b->chunks[i];
-        return NULL;
-}
-
 VHK_HOT uint64_t vhk_blk_gpa(void *queue, const void *va, uint64_t len) {
         struct vhk_blk_queue *q = queue;
-        uint64_t off = (uintptr_t)va - q->last.va;
 
-        if (vhk_unlikely(off >= q->last.len || len > q->last.len - off)) {
-                const struct vhk_blk_chunk *c = find_chunk(q->b, (uintptr_t)va, len);
-                if (!c)
-                        return UINT64_MAX;
-                q->last.va = c->va;     /* not c->used, which the allocator writes */
-                q->last.len = c->len;
-                q->last.gpa = c->gpa;
-                off = (uintptr_t)va - c->va;
-        }
-        return q->last.gpa + off;
-}
-
-bool vhk_blk_is_lent(const struct vhk_blk *b, const void *va, uint64_t len) {
-        return find_chunk(b, (uintptr_t)va, len);
-}
-
-/* Under the lock. Pages, so that a back-end may do direct I/O; small pieces at 512 bytes. */
-static void *take(struct vhk_blk *b, uint64_t len) {
-        uint64_t align = len >= VHK_PAGE ? VHK_PAGE : VHK_BLK_SECTOR, at;
-
-        if (len == 0 || len > UINT64_C(1) << 40)
-                return NULL;
-        for (unsigned i = 0;; i++) {
-                if (i == b->n_chunks && add_chunk(b, len) < 0)
-                        return NULL;
-                struct vhk_blk_chunk *c = &b->chunks[i];
-                at = (c->used + align - 1) & ~(align - 1);
-                if (vhk_range_within(at, len, c->len)) {
-                        c->used = at + len;
-                        return (void *)(c->va + at);
-                }
-        }
+        return vhk_drvdev_gpa(&q->b->d, &q->last, va, len);
 }
 
 VHK_API void *vhk_blk_alloc(struct vhk_blk *b, size_t len) {
-        if (pthread_mutex_lock(&b->lock))       /* from inside a callback */
-                return NULL;
-        void *p = take(b, len);
-        pthread_mutex_unlock(&b->lock);
-        return p;
-}
-
-/* ---- the connection ---- */
-
-static void on_event(void *arg, enum vhk_frontend_event ev, const struct vhk_error *e) {
-        struct vhk_blk *b = arg;
-
-        if (ev == VHK_FRONTEND_CONFIG_CHANGED || ev == VHK_FRONTEND_RECONNECTED)
-                b->config_stale = true;         /* under the lock: events come from inside front-end calls */
-        else
-                vhk_store_relaxed(&b->gone, true);
-        if (b->on_event)
-                b->on_event(b->event_arg, ev, e);
-}
-
-int vhk_blk_look_after(struct vhk_blk *b) {
-        if (pthread_mutex_trylock(&b->lock) == 0) {     /* otherwise somebody is at it */
-                if (vhk_frontend_dispatch(b->f) >= 0)
-                        vhk_blk_refresh(b);
-                pthread_mutex_unlock(&b->lock);
-        }
-        return vhk_load_relaxed(&b->gone) ? -EPIPE : 0;
+        return vhk_drvdev_alloc(&b->d, len);
 }
 
 /* ---- opening ---- */
 
-static int story(struct vhk_frontend *f, int k, struct vhk_error *ret_e) {
-        const struct vhk_error *e = vhk_frontend_get_error(f);
-
-        return e->code == k ? vhk_error_set(ret_e, k, e->rule, "%s", e->text) : vhk_error_set(ret_e, k, "blk.open", "cannot open the disk: %s", strerror(-k));
-}
-
-static int set_status(struct vhk_blk *b, uint32_t capabilities, uint8_t status) {
-        return capabilities & VHK_CAP_STATUS ? vhk_frontend_set_status(b->f, status) : 0;
-}
-
 static int negotiate(struct vhk_blk *b, const struct vhk_blk_options *o, struct vhk_error *ret_e) {
         struct vhk_frontend_info i = { .size = sizeof(i) };
-        uint8_t status;
 
-        int k = vhk_frontend_get_info(b->f, &i);
+        int k = vhk_frontend_get_info(b->d.f, &i);
         if (k < 0)
-                return story(b->f, k, ret_e);
-        b->features = i.features & WANTED & ~o->features_no_take;
-        if (!vhk_blk_has(b, VHK_BLK_F_VERSION_1))
+                return vhk_drvdev_story(&b->d, k, ret_e);
+        uint64_t features = i.features & WANTED & ~o->features_no_take;
+        if (!(features & F(VHK_DRVDEV_F_VERSION_1)))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "blk.legacy", "the device does not offer VERSION_1: legacy devices are not driven");
         if (!(i.capabilities & VHK_CAP_CONFIG))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "blk.no-config", "the back-end does not show a configuration space, so it is no block device");
-        k = set_status(b, i.capabilities, 0);
-        if (k == 0)
-                k = set_status(b, i.capabilities, STATUS_DRIVER);
-        if (k == 0)
-                k = vhk_frontend_set_features(b->f, b->features);
-        if (k == 0)
-                k = set_status(b, i.capabilities, STATUS_FEATURES_OK);
-        if (k == 0 && (i.capabilities & VHK_CAP_STATUS)) {
-                k = vhk_frontend_get_status(b->f, &status);
-                if (k == 0 && (status & STATUS_FEATURES_OK) != STATUS_FEATURES_OK)
-                        return vhk_error_set(ret_e, -EOPNOTSUPP, "blk.features", "the device does not accept the features 0x%llx", (unsigned long long)b->features);
-        }
-        if (k == 0)
-                k = vhk_blk_read_config(b->f, b->features, &b->config);
-        return k < 0 ? story(b->f, k, ret_e) : 0;
+        k = vhk_drvdev_negotiate(&b->d, features, ret_e);
+        if (k < 0)
+                return k;
+        k = vhk_blk_read_config(b->d.f, features, &b->config);
+        return k < 0 ? vhk_drvdev_story(&b->d, k, ret_e) : 0;
 }
 
 /* What the configuration means for requests; a disk that makes none possible is refused. */
@@ -195,7 +72,7 @@ static int derive(struct vhk_blk *b, uint16_t queue_size, struct vhk_error *ret_
 static unsigned n_device_queues(const struct vhk_blk *b) {
         struct vhk_frontend_info i = { .size = sizeof(i) };
 
-        if (!vhk_blk_has(b, VHK_BLK_F_MQ) || vhk_frontend_get_info(b->f, &i) < 0)
+        if (!vhk_blk_has(b, VHK_BLK_F_MQ) || vhk_frontend_get_info(b->d.f, &i) < 0)
                 return 1;
         uint64_t n = VHK_MIN(b->config.n_queues, (uint64_t)i.n_queues);
         return n ? (unsigned)n : 1;
@@ -213,16 +90,16 @@ static void stop_queues(struct vhk_blk *b) {
 static int start_queues(struct vhk_blk *b, uint16_t num) {
         size_t each = vhk_blk_queue_bytes(num);
 
-        int k = b->n_chunks ? 0 : add_chunk(b, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE + CHUNK);
+        int k = b->d.n_chunks ? 0 : vhk_drvdev_add_chunk(&b->d, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE + ROOM);
         if (k < 0)
                 return k;
-        b->bounce = take(b, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
+        b->bounce = vhk_drvdev_take(&b->d, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
         b->iov = calloc((size_t)VHK_BLK_DEPTH * b->max_segments, sizeof(*b->iov));
         b->queues = calloc(b->n_queues, sizeof(*b->queues));
         if (!b->bounce || !b->iov || !b->queues)
                 return -ENOMEM;
         for (unsigned i = 0; i < b->n_queues; i++) {
-                k = vhk_blk_queue_init(&b->queues[i], b, i, num, take(b, each));
+                k = vhk_blk_queue_init(&b->queues[i], b, i, num, vhk_drvdev_take(&b->d, each));
                 if (k < 0)
                         return k;
         }
@@ -240,12 +117,11 @@ static int size_queues(struct vhk_blk *b, uint16_t wish, struct vhk_error *ret_e
                         return 0;
                 stop_queues(b);
                 if (k != -EREMOTEIO || wish || num <= QUEUE_SIZE_LEAST)
-                        return story(b->f, k, ret_e);
+                        return vhk_drvdev_story(&b->d, k, ret_e);
         }
 }
 
 static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct vhk_error *ret_e) {
-        struct vhk_frontend_info i = { .size = sizeof(i) };
         uint16_t wish = o->queue_size;
 
         if (wish && (!vhk_is_pow2(wish) || wish < QUEUE_SIZE_LEAST || wish > 32768))
@@ -258,20 +134,8 @@ static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct v
         k = size_queues(b, wish, ret_e);
         if (k < 0)
                 return k;
-        k = vhk_frontend_get_info(b->f, &i);
-        if (k == 0)
-                k = set_status(b, i.capabilities, STATUS_DRIVER_OK);
-        return k < 0 ? story(b->f, k, ret_e) : 0;
-}
-
-/* One that knows its owner: events are told while it is held, and who calls back in from there gets -EDEADLK. */
-static void init_lock(struct vhk_blk *b) {
-        pthread_mutexattr_t a;
-
-        pthread_mutexattr_init(&a);
-        pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
-        pthread_mutex_init(&b->lock, &a);
-        pthread_mutexattr_destroy(&a);
+        k = vhk_drvdev_set_status(&b->d, VHK_DRVDEV_S_DRIVER_OK);
+        return k < 0 ? vhk_drvdev_story(&b->d, k, ret_e) : 0;
 }
 
 VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e) {
@@ -287,18 +151,12 @@ VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, stru
         struct vhk_blk *b = calloc(1, sizeof(*b));
         if (!b)
                 return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
-        init_lock(b);
+        b->d = (struct vhk_drvdev){ .rule = "blk.open", .what = "the disk", .refresh = vhk_blk_refresh };
         b->n_queues = own.n_queues ? own.n_queues : 1;
         b->polling = own.polling;
-        b->limit_ns = fo.limit_ns ? fo.limit_ns : UINT64_C(30000000000);
-        b->on_event = fo.on_event;
-        b->event_arg = fo.event_arg;
-        fo.on_event = on_event;
-        fo.event_arg = b;
         fo.virtio_id = VIRTIO_ID;
         fo.reconnect_ns = own.reconnect_ns ? own.reconnect_ns : fo.reconnect_ns;
-        int k = vhk_memory_new(&b->m);
-        k = k < 0 ? vhk_error_set(ret_e, k, "blk.memory", "out of memory") : vhk_frontend_open(spec, &fo, &b->f, ret_e);
+        int k = vhk_drvdev_open(&b->d, spec, &fo, ret_e);
         if (k == 0)
                 k = bring_up(b, &own, ret_e);
         if (k < 0) {
@@ -310,17 +168,11 @@ VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, stru
 }
 
 VHK_API struct vhk_blk *vhk_blk_close(struct vhk_blk *b) {
-        struct vhk_frontend_info i = { .size = sizeof(i) };
-
         if (!b)
                 return NULL;
-        b->on_event = NULL;
+        b->d.on_event = NULL;
         stop_queues(b);
-        if (b->f && !b->gone && vhk_frontend_get_info(b->f, &i) == 0)
-                set_status(b, i.capabilities, 0);
-        vhk_frontend_close(b->f);
-        vhk_memory_free(b->m);
-        pthread_mutex_destroy(&b->lock);
+        vhk_drvdev_close(&b->d);
         free(b);
         return NULL;
 }
@@ -336,7 +188,7 @@ static void describe(struct vhk_blk *b, struct vhk_blk_info *i) {
         uint64_t physical = c->physical_exp < 16 ? (uint64_t)b->block_size << c->physical_exp : b->block_size;
 
         i->capacity = b->capacity;
-        i->features = b->features;
+        i->features = b->d.features;
         i->block_size = b->block_size;
         i->physical_block_size = physical <= UINT32_MAX ? (uint32_t)physical : b->block_size;
         i->min_io_size = (uint32_t)VHK_MIN(c->min_io * b->block_size, (uint64_t)UINT32_MAX);
@@ -359,17 +211,17 @@ VHK_API int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i) {
 
         if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
                 return -EINVAL;
-        vhk_blk_look_after(b);
-        if (pthread_mutex_lock(&b->lock))
+        vhk_drvdev_look_after(&b->d);
+        if (pthread_mutex_lock(&b->d.lock))
                 return -EDEADLK;
         describe(b, &i);
-        pthread_mutex_unlock(&b->lock);
+        pthread_mutex_unlock(&b->d.lock);
         memcpy(ret_i, &i, i.size);
         return 0;
 }
 
 VHK_API struct vhk_frontend *vhk_blk_get_frontend(struct vhk_blk *b) {
-        return b->f;
+        return b->d.f;
 }
 
 VHK_API int vhk_blk_set_writeback(struct vhk_blk *b, int on) {
@@ -377,13 +229,13 @@ VHK_API int vhk_blk_set_writeback(struct vhk_blk *b, int on) {
 
         if (!vhk_blk_has(b, VHK_BLK_F_CONFIG_WCE))
                 return -EOPNOTSUPP;
-        if (pthread_mutex_lock(&b->lock))
+        if (pthread_mutex_lock(&b->d.lock))
                 return -EDEADLK;
-        int k = vhk_frontend_set_config(b->f, WRITEBACK_OFF, &value, 1, VHK_CONFIG_DRIVER);
+        int k = vhk_frontend_set_config(b->d.f, WRITEBACK_OFF, &value, 1, VHK_CONFIG_DRIVER);
         if (k == 0) {
-                b->config_stale = true;
-                k = vhk_blk_refresh(b);
+                b->d.config_stale = true;
+                k = vhk_blk_refresh(&b->d);
         }
-        pthread_mutex_unlock(&b->lock);
+        pthread_mutex_unlock(&b->d.lock);
         return k;
 }

@@ -3,28 +3,23 @@
  * The virtio block driver, in four files: config.c what the disk says of itself, blk.c its life and its memory, queue.c the
  * asynchronous queues, sync.c pread and pwrite on top of them. Source: virtio 1.3, 5.2.
  *
- * Threads: each queue belongs to one thread at a time, the calls on the disk to one of them. What queues share is
- * marked; the front-end is used under @lock alone, so that any queue may look after the connection.
+ * Threads: each queue belongs to one thread at a time, the calls on the disk to one of them. What queues share is marked (see drvdev.h).
  */
 #pragma once
 
-#include <pthread.h>
 #include <vhostkit/blk.h>
 
-#include "base/base.h"
-#include "base/error.h"
+#include "driver/drvdev.h"
 #include "driver/drvq.h"
 
 /* virtio 1.3, 5.2.3 and 6 */
 enum {
         VHK_BLK_F_SIZE_MAX = 1, VHK_BLK_F_SEG_MAX = 2, VHK_BLK_F_RO = 5, VHK_BLK_F_BLK_SIZE = 6, VHK_BLK_F_FLUSH = 9, VHK_BLK_F_TOPOLOGY = 10,
         VHK_BLK_F_CONFIG_WCE = 11, VHK_BLK_F_MQ = 12, VHK_BLK_F_DISCARD = 13, VHK_BLK_F_WRITE_ZEROES = 14,
-        VHK_BLK_F_INDIRECT = 28, VHK_BLK_F_EVENT_IDX = 29, VHK_BLK_F_VERSION_1 = 32, VHK_BLK_F_ACCESS_PLATFORM = 33,
 };
 
 #define VHK_BLK_SECTOR 512u
 #define VHK_BLK_MAX_SEGMENTS 126u       /* data segments of one request; with header and status an indirect table of 128 */
-#define VHK_BLK_N_CHUNKS 64u            /* pieces of lent memory: of vhk_blk_alloc() */
 #define VHK_BLK_DEPTH 8u                /* requests that a synchronous call keeps in flight */
 #define VHK_BLK_BOUNCE 131072u          /* bytes that one of them bounces */
 
@@ -32,12 +27,6 @@ enum {
 struct vhk_blk_config {
         uint64_t capacity, size_max, seg_max, blk_size, physical_exp, min_io, opt_io, writeback, n_queues;
         uint64_t discard_sectors, discard_segments, discard_alignment, zeroes_sectors, zeroes_segments, zeroes_unmap;
-};
-
-/* A piece of lent memory. */
-struct vhk_blk_chunk {
-        uintptr_t va;
-        uint64_t len, gpa, used;
 };
 
 /* Request header and discard segment, as the device reads them. */
@@ -55,7 +44,7 @@ struct vhk_blk_queue {
         void **cookies;                 /* by slot */
         uint16_t *free_slots;           /* a stack */
         unsigned n_free, num;
-        struct vhk_blk_chunk last;      /* translated last */
+        struct vhk_chunk last;          /* translated last */
         unsigned n_abandoned;           /* synchronous requests whose caller gave up waiting */
         unsigned idle;                  /* reaps without result since somebody looked after the connection */
         bool polling, wants_fd;
@@ -63,45 +52,31 @@ struct vhk_blk_queue {
 };
 
 struct vhk_blk {
+        struct vhk_drvdev d;
         /* constant after opening */
-        struct vhk_frontend *f;
-        struct vhk_memory *m;
         struct vhk_blk_queue *queues;
         unsigned n_queues;
-        uint64_t features, limit_ns;
         uint32_t block_size, max_segment, max_segments;         /* max_segment: bytes */
         uint64_t max_request;           /* bytes, a multiple of block_size */
         uint64_t max_discard, max_zeroes;
         bool read_only, polling;
-        vhk_frontend_event_fn on_event; /* the caller's */
-        void *event_arg;
-        /* shared (atomic, relaxed: each is a hint by itself, nothing is published with it) */
-        uint64_t capacity;
-        bool gone;
-        /* shared (atomic): release by the allocator pairs with acquire by a queue that meets a new address */
-        unsigned n_chunks;
-        struct vhk_blk_chunk chunks[VHK_BLK_N_CHUNKS];
-        /* under @lock */
-        pthread_mutex_t lock;
-        struct vhk_blk_config config;
-        bool config_stale;
+        uint64_t capacity;              /* shared (atomic, relaxed: a hint by itself, nothing is published with it) */
+        struct vhk_blk_config config;   /* under d.lock */
         /* of the synchronous calls: queue 0's thread */
         uint8_t *bounce;                /* VHK_BLK_DEPTH times VHK_BLK_BOUNCE, lent */
         struct iovec *iov;              /* VHK_BLK_DEPTH times max_segments */
 };
 
 static inline bool vhk_blk_has(const struct vhk_blk *b, unsigned bit) {
-        return b->features & VHK_BIT(bit);
+        return vhk_drvdev_has(&b->d, bit);
 }
 
 /* config.c; under the lock or before anybody else knows of @b */
 int vhk_blk_read_config(struct vhk_frontend *f, uint64_t features, struct vhk_blk_config *ret_c);
-int vhk_blk_refresh(struct vhk_blk *b);                         /* reads again if the disk said that something changed */
+int vhk_blk_refresh(struct vhk_drvdev *d);                      /* reads again if the disk said that something changed */
 
 /* blk.c */
 uint64_t vhk_blk_gpa(void *queue, const void *va, uint64_t len);        /* UINT64_MAX: not lent */
-bool vhk_blk_is_lent(const struct vhk_blk *b, const void *va, uint64_t len);
-int vhk_blk_look_after(struct vhk_blk *b);                      /* serves the front-end: 0, or -EPIPE: the connection is lost */
 
 /* queue.c */
 int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, uint16_t num, uint8_t *mem);

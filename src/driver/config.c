@@ -63,13 +63,14 @@ int vhk_blk_read_config(struct vhk_frontend *f, uint64_t features, struct vhk_bl
         return 0;
 }
 
-int vhk_blk_refresh(struct vhk_blk *b) {
+int vhk_blk_refresh(struct vhk_drvdev *d) {
+        struct vhk_blk *b = vhk_container_of(d, struct vhk_blk, d);
         struct vhk_blk_config c;
 
-        if (!b->config_stale)
+        if (!d->config_stale)
                 return 0;
-        b->config_stale = false;
-        int k = vhk_blk_read_config(b->f, b->features, &c);
+        d->config_stale = false;
+        int k = vhk_blk_read_config(d->f, d->features, &c);
         if (k < 0)
                 return k;
         b->config = c;

@@ -68,7 +68,7 @@ static int make_epoll(struct vhk_blk_queue *q) {
                 return vhk_errno();
         int k = watch(q->epoll_fd, vhk_drvq_get_fd(q->ring), 0);
 
-        return k < 0 ? k : watch(q->epoll_fd, vhk_frontend_get_fd(q->b->f), 1);
+        return k < 0 ? k : watch(q->epoll_fd, vhk_frontend_get_fd(q->b->d.f), 1);
 }
 
 int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, uint16_t num, uint8_t *mem) {
@@ -89,7 +89,7 @@ int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, u
                 return -ENOMEM;
         for (unsigned j = 0; j < num; j++)
                 q->free_slots[j] = (uint16_t)(num - 1 - j);
-        int k = vhk_drvq_new_at(b->f, i, &(struct vhk_drvq_options){ .size = sizeof(struct vhk_drvq_options), .num = num, .polling = b->polling },
+        int k = vhk_drvq_new_at(b->d.f, i, &(struct vhk_drvq_options){ .size = sizeof(struct vhk_drvq_options), .num = num, .polling = b->polling },
                                 &(struct vhk_drvq_place){ .mem = mem, .indirect_max = (uint16_t)indirect_max(num), .gpa = vhk_blk_gpa, .gpa_arg = q }, &q->ring);
         if (k < 0 || b->polling)
                 return k;
@@ -207,7 +207,7 @@ VHK_API VHK_HOT int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk
         unsigned i = 0;
         int k = 0;
 
-        if (vhk_unlikely(vhk_load_relaxed(&q->b->gone)))
+        if (vhk_unlikely(vhk_load_relaxed(&q->b->d.gone)))
                 return -EPIPE;
         while (i < n && (k = add(q, &ios[i])) == 0)
                 i++;
@@ -263,7 +263,7 @@ static int reap_and_arm(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, 
                 vhk_drain_fd(fd);
                 drained = true;
                 if (!vhk_drvq_arm(q->ring))
-                        return got ? got : vhk_blk_look_after(q->b);
+                        return got ? got : vhk_drvdev_look_after(&q->b->d);
         }
         if (drained)
                 vhk_notify_fd(fd);      /* there may be more */
@@ -287,13 +287,13 @@ static int wait_polling(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, 
                         return 0;
                 if (spins % SPINS_PER_YIELD == 0)
                         sched_yield();          /* the device may wait for this very CPU */
-                if (spins % IDLE_LOOKS == 0 && vhk_blk_look_after(q->b) < 0)
+                if (spins % IDLE_LOOKS == 0 && vhk_drvdev_look_after(&q->b->d) < 0)
                         return reap_ready(q, ret_done, n) ?: -EPIPE;
         }
 }
 
 static int wait_sleeping(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, uint64_t deadline) {
-        struct pollfd p[2] = { { .fd = vhk_drvq_get_fd(q->ring), .events = POLLIN }, { .fd = vhk_frontend_get_fd(q->b->f), .events = POLLIN } };
+        struct pollfd p[2] = { { .fd = vhk_drvq_get_fd(q->ring), .events = POLLIN }, { .fd = vhk_frontend_get_fd(q->b->d.f), .events = POLLIN } };
 
         for (;;) {
                 bool more = vhk_drvq_arm(q->ring);
@@ -308,7 +308,7 @@ static int wait_sleeping(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done,
                         return vhk_errno();
                 if (p[0].revents)
                         vhk_drain_fd(p[0].fd);
-                k = p[1].revents ? vhk_blk_look_after(q->b) : 0;
+                k = p[1].revents ? vhk_drvdev_look_after(&q->b->d) : 0;
                 int got = reap_ready(q, ret_done, n);
                 if (got != 0 || k < 0)
                         return got ? got : k;
@@ -318,11 +318,11 @@ static int wait_sleeping(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done,
 
 /* Nothing is there. */
 static VHK_COLD int wait_some(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
-        int k = vhk_load_relaxed(&q->b->gone) ? -EPIPE : 0;
+        int k = vhk_load_relaxed(&q->b->d.gone) ? -EPIPE : 0;
 
         if (++q->idle >= IDLE_LOOKS) {
                 q->idle = 0;
-                k = vhk_blk_look_after(q->b);
+                k = vhk_drvdev_look_after(&q->b->d);
         }
         if (k < 0 || timeout_ms == 0 || n == 0 || q->n_free == q->num)
                 return k;

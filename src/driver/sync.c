@@ -25,7 +25,7 @@ struct transfer {
 };
 
 static int wait_ms(const struct vhk_blk *b) {
-        return (int)VHK_MIN((b->limit_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
+        return (int)VHK_MIN((b->d.limit_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
 }
 
 /* A lane's next piece as a request. */
@@ -99,13 +99,13 @@ static ssize_t transfer(struct vhk_blk *b, enum vhk_blk_op op, void *buf, size_t
                 return -EROFS;
         if (((n | off) & (b->block_size - 1)) || n > SSIZE_MAX)
                 return -EINVAL;
-        vhk_blk_look_after(b);
+        vhk_drvdev_look_after(&b->d);
         if (!vhk_range_within(off, n, vhk_load_relaxed(&b->capacity)))
                 return -ENXIO;
         int k = vhk_blk_idle(t.q);
         if (k < 0 || n == 0)
                 return k;
-        t.bounce = !vhk_blk_is_lent(b, buf, n);
+        t.bounce = !vhk_drvdev_find(&b->d, (uintptr_t)buf, n);
         t.step = t.bounce ? VHK_MIN(b->max_request, (uint64_t)VHK_BLK_BOUNCE) & ~(uint64_t)(b->block_size - 1) : b->max_request;
         k = t.step ? run(&t) : -EINVAL;
         return k < 0 ? k : (ssize_t)n;
@@ -145,7 +145,7 @@ VHK_API int vhk_blk_flush(struct vhk_blk *b) {
 static int ranges(struct vhk_blk *b, enum vhk_blk_op op, uint64_t off, uint64_t len, uint32_t flags) {
         uint64_t most = op == VHK_BLK_DISCARD ? b->max_discard : b->max_zeroes;
 
-        vhk_blk_look_after(b);
+        vhk_drvdev_look_after(&b->d);
         if (!vhk_blk_has(b, op == VHK_BLK_DISCARD ? VHK_BLK_F_DISCARD : VHK_BLK_F_WRITE_ZEROES) || !most)
                 return -EOPNOTSUPP;
         if (b->read_only)
