@@ -694,7 +694,7 @@ DIR *opendir(const char *path) {
         return next(led(path, buf));
 }
 
-static char *at(const char *format, ...) {
+static VHK_PRINTF(1, 2) char *at(const char *format, ...) {
         static char buf[4][PATH_MAX];
         static unsigned next;
         char *p = buf[next++ % 4];
