@@ -19,7 +19,7 @@ ROOMS = {
     'sock':     (('base', 'wire'), ('error', 'worker', 'backend')),     # backend.h: how an endpoint is spelled
     'sys':      (('base',), ('error', 'sys', 'vdpa')),
     'frontend': (('base', 'wire', 'mem', 'ring', 'sock', 'sys'),
-                 ('error', 'memory', 'queue', 'worker', 'frontend', 'display', 'drvq', 'migration', 'kernel', 'sys')),
+                 ('error', 'memory', 'queue', 'worker', 'frontend', 'display', 'drvq', 'migration', 'kernel', 'sys', 'vdpa')),
     'backend':  (('base', 'wire', 'mem', 'ring', 'sock', 'sys'), ('error', 'memory', 'queue', 'worker', 'device', 'backend', 'display', 'sys')),
     'driver':   (('base', 'mem', 'ring'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq', 'blk')),
     'device':   (('base', 'mem', 'ring'), ('error', 'memory', 'queue', 'worker', 'device', 'backend', 'blkdev')),

@@ -87,7 +87,7 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
  * @on_queue: in-band notifications are wanted (VHK_CAP_INBAND): rings may be started without descriptors. Called as other events are, with
  *            @event_arg. NULL: they are not
  * @on_notifier: the device may have rings kicked by a page of hardware; with @event_arg. NULL: it may not
- * @protocol_no_offer: protocol feature bits not to take though both sides could
+ * @protocol_no_offer: protocol feature bits (vhost-vdpa: backend feature bits) not to take though both sides could
  * @reconnect_ns: a back-end that went away is looked for again for so long, and everything is said anew: features, memory,
  *                rings, and which requests were in flight; 0: its end is the end. The memory that was lent and the descriptors of
  *                rings must stay until the front-end is closed. With an inherited connected descriptor it is of no use
@@ -127,8 +127,8 @@ struct vhk_frontend_options {
 /**
  * vhk_frontend_open() - find the back-end and negotiate protocol features
  * @spec: "vhost-user:PATH" or a bare PATH; "vhost-net:[NODE]", "vhost-vsock:[NODE]", "vhost-scsi:[NODE]": a device of the kernel's,
- *        /dev/vhost-net and so on if NODE is left out. With an inherited descriptor what that is, "vhost-net:", and nothing behind
- *        the colon; NULL: a vhost-user socket
+ *        /dev/vhost-net and so on if NODE is left out; "vhost-vdpa:NODE", or the N of /dev/vhost-vdpa-N, or the vDPA device's name.
+ *        With an inherited descriptor what that is, "vhost-net:", and nothing behind the colon; NULL: a vhost-user socket
  *
  * Return: 0; -ENOENT, -ECONNREFUSED, -EACCES, -ENAMETOOLONG ... ; -ETIMEDOUT (someone accepts but does not answer: most likely busy
  * with another front-end); -EPROTO (not a vhost-user back-end, not a vhost device); -ENODEV (a node without its module), with the story

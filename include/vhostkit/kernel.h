@@ -56,10 +56,12 @@ int vhk_frontend_set_group_asid(struct vhk_frontend *f, uint32_t group, uint32_t
  * @asid: address space, 0 where the device has one
  * @access: VHK_ACCESS_*
  *
- * Beside what vhk_frontend_set_memory() maps. Needs VHK_CAP_DMA. -EINVAL: outside of vhk_frontend_info.iova_first and iova_last; -EEXIST,
- * -EFAULT: the kernel took it not (overlap, no such address space, not mapped here; the reason is in its log).
+ * Beside what vhk_frontend_set_memory() maps. Needs VHK_CAP_DMA. -EINVAL: not whole pages, no such address space, another one's batch; -ERANGE:
+ * outside of vhk_frontend_info.iova_first and iova_last; -EEXIST: some of it is mapped; -ENOMEM: more than RLIMIT_MEMLOCK; -EFAULT: the
+ * kernel took it not (the reason is in its log).
  */
 int vhk_frontend_dma_map(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint64_t len, void *va, uint32_t access);
+/** vhk_frontend_dma_unmap() - undo one vhk_frontend_dma_map(). -ENOENT: not exactly one of these */
 int vhk_frontend_dma_unmap(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint64_t len);
 /** vhk_frontend_dma_begin() - what is mapped and unmapped until vhk_frontend_dma_end() may take effect at once. They do not nest: -EINVAL */
 int vhk_frontend_dma_begin(struct vhk_frontend *f, uint32_t asid);

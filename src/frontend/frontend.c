@@ -12,9 +12,12 @@
 
 static const struct vhk_frontend_carrier carriers[] = {
         { "vhost-user:", vhk_vhost_user_open },         /* first: also for a bare path or a descriptor */
+#ifdef VHK_WITH_KERNEL
         { "vhost-net:", vhk_vhost_net_open },
         { "vhost-vsock:", vhk_vhost_vsock_open },
         { "vhost-scsi:", vhk_vhost_scsi_open },
+        { "vhost-vdpa:", vhk_vhost_vdpa_open },
+#endif
 };
 
 /* ---- the story ---- */

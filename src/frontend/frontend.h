@@ -154,6 +154,7 @@ int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, 
 int vhk_vhost_net_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 int vhk_vhost_vsock_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 int vhk_vhost_scsi_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 
 /* A call fails, the connection lives: keeps the story, returns @code. */
 int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
