@@ -469,7 +469,8 @@ static int on_miss(void *arg, uint64_t iova, uint32_t access, struct vhk_transla
         CHECK_EQ(vhk_frontend_reset(f), -EDEADLK);
         if (iova == 0x666000)
                 return -EFAULT;
-        *ret_t = (struct vhk_translation){ .size = sizeof(*ret_t), .iova = 0x5000, .len = 4096, .gpa = ram_gpa + 8192, .access = VHK_ACCESS_READ };
+        *ret_t = (struct vhk_translation){ .size = sizeof(*ret_t), .iova = iova == 0x8000 ? 0 : iova & ~4095ull, .len = 4096, .gpa = ram_gpa + 8192,
+                .access = access };
         return 0;
 }
 
@@ -499,8 +500,20 @@ TEST(misses_are_answered) {
         CHECK_OK(vhk_frontend_set_features(f, IOMMU_FEATURES));
         CHECK(!take_message(&m));
         struct vhk_ring_setup s = setup_at(0x7000);             /* I/O addresses */
+        s.device = 0x666000;
+        CHECK_EQ(vhk_frontend_start_queue(f, 0, &s), -EFAULT);
+        CHECK(story_has("device area"));
+        s.device = 0x8000;
+        CHECK_EQ(vhk_frontend_start_queue(f, 0, &s), -EINVAL); /* the answer is about something else */
+        s.device = 0x7ff0;
+        CHECK_EQ(vhk_frontend_start_queue(f, 0, &s), -EINVAL); /* and it goes on there */
+        CHECK(take_message(&m) && m.iotlb.iova == 0x7000);
+        s.device = 0x7400;
         CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
         CHECK_EQ(mock.rings[0].addr.desc_user_addr, 0x7000);
+        CHECK_EQ(mock.rings[0].addr.used_user_addr, 0x7400);
+        CHECK(take_message(&m) && m.iotlb.type == VHOST_IOTLB_UPDATE && m.iotlb.iova == 0x7000 && m.iotlb.perm == VHOST_ACCESS_WO);
+        n_missed = 0;
         struct pollfd p = { .fd = vhk_frontend_get_fd(f), .events = POLLIN };
         CHECK_EQ(poll(&p, 1, 0), 0);
         miss(0x5010);

@@ -3,7 +3,8 @@
  * Translations for the kernel's vhost devices: with ACCESS_PLATFORM all addresses in rings and requests are I/O addresses. What the kernel
  * does not know it asks by messages that are read from the node, and is told by messages that are written to it. One thread.
  *
- * There is no way to say no: a ring whose address nobody translates waits, until it is told or stopped.
+ * There is no way to say no: a ring whose address nobody translates waits, until it is told or stopped. And a device does not begin on a
+ * ring whose used area it would have to ask for.
  * Without a callback each guest address is its own I/O address, and all is told when memory is lent.
  * Source: Linux include/uapi/linux/vhost_types.h, struct vhost_msg_v2; drivers/vhost/vhost.c, vhost_process_iotlb_msg().
  */
@@ -43,18 +44,22 @@ static int find_same(const struct vhk_vhost *v, uint64_t iova, struct vhk_transl
         return -EFAULT;
 }
 
-static int missed(struct vhk_vhost *v, const struct vhk_sys_iotlb *m) {
+static int translate(struct vhk_vhost *v, uint64_t iova, uint32_t access, struct vhk_sys_iotlb *ret_m) {
         const struct vhk_frontend_options *o = &v->f.options;
         struct vhk_translation t = { .size = sizeof(t) };
+
+        int k = o->on_miss ? o->on_miss(o->miss_arg, iova, access, &t) : find_same(v, iova, &t);
+        return k < 0 ? k : describe(v, &t, ret_m);
+}
+
+static int missed(struct vhk_vhost *v, const struct vhk_sys_iotlb *m) {
         struct vhk_sys_iotlb answer;
 
         if (m->type != VHK_SYS_IOTLB_MISS) {
                 vhk_log(&v->f.log, VHK_LOG_WARNING, "%s was not allowed an access to I/O address 0x%llx", v->name, (unsigned long long)m->iova);
                 return 0;
         }
-        int k = o->on_miss ? o->on_miss(o->miss_arg, m->iova, m->perm, &t) : find_same(v, m->iova, &t);
-        if (k == 0)
-                k = describe(v, &t, &answer);
+        int k = translate(v, m->iova, m->perm, &answer);
         if (k < 0) {
                 vhk_log(&v->f.log, VHK_LOG_WARNING, "no translation of 0x%llx for %s, a ring of which waits now: %s",
                         (unsigned long long)m->iova, v->name, strerror(-k));
@@ -83,6 +88,24 @@ int vhk_vhost_serve_misses(struct vhk_vhost *v) {
 }
 
 /* ---- without being asked ---- */
+
+int vhk_vhost_tell_used(struct vhk_vhost *v, unsigned i, const struct vhk_ring_setup *s) {
+        uint64_t end = s->device + 6 + 8ull * s->num;
+        struct vhk_sys_iotlb m;
+
+        for (uint64_t at = s->device; at < end && vhk_vhost_has_iommu(v) && v->f.options.on_miss; at = m.iova + m.len) {
+                int k = translate(v, at, VHK_ACCESS_WRITE, &m);
+                if (k == 0 && at - m.iova >= m.len)
+                        k = -EINVAL;
+                if (k < 0)
+                        return vhk_frontend_fail(&v->f, k, "frontend.translation", "ring %u: no translation of its device area at 0x%llx: %s", i,
+                                                 (unsigned long long)at, strerror(-k));
+                k = tell(v, &m);
+                if (k < 0)
+                        return k;
+        }
+        return 0;
+}
 
 int vhk_vhost_tell_memory(struct vhk_vhost *v, const struct vhk_sys_region *old, unsigned n_old) {
         int k = 0;

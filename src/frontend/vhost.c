@@ -243,6 +243,8 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         if (v->rings[i].started)
                 return vhk_frontend_fail(f, -EBUSY, "frontend.queue", "ring %u runs already", i);
         k = vhk_frontend_find_areas(f, i, s, f->info.acked, vhk_vhost_find, v, &a);
+        if (k == 0)
+                k = vhk_vhost_tell_used(v, i, s);
         return k < 0 ? k : run_ring(v, i, s, &(struct vhk_sys_ring_addr){ .index = i, .desc = a.desc, .avail = a.driver, .used = a.device });
 }
 

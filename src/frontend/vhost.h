@@ -83,6 +83,8 @@ int vhk_vhost_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa
 
 /* All of lent memory, if guest addresses are I/O addresses; @old of before is forgotten. */
 int vhk_vhost_tell_memory(struct vhk_vhost *v, const struct vhk_sys_region *old, unsigned n_old);
+/* The used area of ring @i, which the kernel wants to write to as soon as it begins, and cannot ask for then. */
+int vhk_vhost_tell_used(struct vhk_vhost *v, unsigned i, const struct vhk_ring_setup *s);
 int vhk_vhost_serve_misses(struct vhk_vhost *v);                        /* number, or a negative errno */
 int vhk_vhost_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t);
 int vhk_vhost_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len);
