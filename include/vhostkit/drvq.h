@@ -31,6 +31,11 @@ int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned i, const
 /** vhk_drvq_free() - stop and free; the ring's memory stays in the table, for some back-ends cannot bear to lose it. NULL is legal */
 struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q);
 
+/** vhk_drvq_stop() - the device lets go of the ring; what it has not done waits there, what it has done can be reaped. 0 too if it is stopped */
+int vhk_drvq_stop(struct vhk_drvq *q);
+/** vhk_drvq_start() - and goes on where it stopped */
+int vhk_drvq_start(struct vhk_drvq *q);
+
 /**
  * vhk_drvq_add() - one request of @n_out readable buffers followed by @n_in writable ones, all in lent memory
  *
@@ -55,6 +60,8 @@ int vhk_drvq_get_fd(const struct vhk_drvq *q);
 /** vhk_drvq_n_in_flight() - added and not yet reaped */
 unsigned vhk_drvq_n_in_flight(const struct vhk_drvq *q);
 unsigned vhk_drvq_get_size(const struct vhk_drvq *q);
+/** vhk_drvq_get_setup() - where the ring is, as it was started; its base is where it stopped last */
+const struct vhk_ring_setup *vhk_drvq_get_setup(const struct vhk_drvq *q);
 
 #ifdef __cplusplus
 }

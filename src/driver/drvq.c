@@ -24,6 +24,7 @@ struct vhk_drvq {
         unsigned index;
         struct vhk_frontend *f;
         bool started;
+        struct vhk_ring_setup setup;    /* as it was started; base: where it stopped */
         /* of vhk_drvq_new(): the region that was translated last */
         struct vhk_memory *m;
         uint64_t generation;
@@ -71,11 +72,24 @@ static int start(struct vhk_drvq *q, const struct vhk_drvq_place *p) {
 
         if (gpa == UINT64_MAX)
                 return -EFAULT;
-        int k = vhk_frontend_start_queue(q->f, q->index, &(struct vhk_ring_setup){
-                .size = sizeof(struct vhk_ring_setup), .num = q->num, .desc = gpa + l.desc, .driver = gpa + l.avail, .device = gpa + l.used,
+        q->setup = (struct vhk_ring_setup){
+                .size = sizeof(q->setup), .num = q->num, .desc = gpa + l.desc, .driver = gpa + l.avail, .device = gpa + l.used,
                 .kick_fd = q->kick_fd, .call_fd = q->call_fd, .err_fd = -1,
-        });
-        q->started = k == 0;
+        };
+        return vhk_drvq_start(q);
+}
+
+VHK_API int vhk_drvq_start(struct vhk_drvq *q) {
+        int k = q->started ? 0 : vhk_frontend_start_queue(q->f, q->index, &q->setup);
+
+        q->started |= k == 0;
+        return k;
+}
+
+VHK_API int vhk_drvq_stop(struct vhk_drvq *q) {
+        int k = q->started ? vhk_frontend_stop_queue(q->f, q->index, &q->setup.base) : 0;
+
+        q->started &= k < 0;
         return k;
 }
 
@@ -226,6 +240,10 @@ VHK_API void vhk_drvq_disarm(struct vhk_drvq *q) {
 
 VHK_API int vhk_drvq_get_fd(const struct vhk_drvq *q) {
         return q->polling ? -1 : q->call_fd;
+}
+
+VHK_API const struct vhk_ring_setup *vhk_drvq_get_setup(const struct vhk_drvq *q) {
+        return &q->setup;
 }
 
 VHK_API unsigned vhk_drvq_n_in_flight(const struct vhk_drvq *q) {
