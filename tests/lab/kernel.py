@@ -28,6 +28,7 @@ Kernel = collections.namedtuple("Kernel", "programs foreign")
 SCENARIOS = {
     "kernel-modules": Kernel((), ()),
     "kernel-mgmt": Kernel(("vhk",), ()),
+    "kernel-vhost-net": Kernel(("test-kernel-net",), ()),
     "kernel-vdpa-blk": Kernel((), ()),
     "kernel-qsd-vduse": Kernel((), (QSD,)),
 }
