@@ -23,8 +23,9 @@
 #define UNDER_ASAN 0
 #endif
 
-static struct rig victim, bystander, migrant;
-struct rig *fe = &victim, *postcopy_fe = &migrant;
+static struct rig victim, bystander, migrant, odd;
+struct rig *fe = &victim, *postcopy_fe = &migrant, *class_fe = &odd;
+struct class_seen class_seen;
 struct vhk_host *victim_host;
 uint64_t offered, offered_protocol;
 char verdict[128], disk_path[96];
@@ -159,6 +160,60 @@ static void open_victim(struct rig *r, unsigned n, bool postcopy) {
                 CHECK_OK(vhk_backend_set_worker(r->b, i, servers[1].worker));
 }
 
+/* ---- the device of every class ---- */
+
+static bool sessions[CLASS_SESSIONS];
+
+static int class_rarp(void *dev, const uint8_t mac[6]) {
+        class_seen.n_rarp++;
+        return 0;
+}
+
+static int class_mtu(void *dev, uint16_t mtu) {
+        class_seen.mtu = mtu;
+        class_seen.n_mtu++;
+        return 0;
+}
+
+static int64_t class_create(void *dev, enum vhk_crypto_form form, const void *session) {
+        class_seen.n_sessions++;
+        for (unsigned i = 0; i < CLASS_SESSIONS; i++)
+                if (!sessions[i]) {
+                        sessions[i] = true;
+                        class_seen.n_open++;
+                        return i;
+                }
+        return -ENOSPC;
+}
+
+static int class_close(void *dev, uint64_t id) {
+        if (id >= CLASS_SESSIONS || !sessions[id])
+                return -ENOENT;
+        sessions[id] = false;
+        class_seen.n_open--;
+        return 0;
+}
+
+static void class_reset(void *dev) {
+        memset(sessions, 0, sizeof(sessions));
+        class_seen = (struct class_seen){ .n_open = 0 };
+}
+
+static void open_class(void) {
+        static const struct vhk_net_ops net = { .size = sizeof(net), .send_rarp = class_rarp, .set_mtu = class_mtu };
+        static const struct vhk_crypto_ops crypto = { .size = sizeof(crypto), .create_session = class_create, .close_session = class_close };
+        static struct vhk_device_ops class_ops;
+
+        class_ops = dev_ops;
+        class_ops.features |= VHK_BIT(VHK_F_NET_MTU);
+        class_ops.net = &net;
+        class_ops.crypto = &crypto;
+        class_ops.reset = class_reset;
+        odd.control = servers[0].worker;
+        odd.turn = rest;
+        rig_open_with(&odd, &(struct vhk_backend_options){ .limit_ns = LIMIT_NS, .protocol_offer = VHK_BIT(VHK_PF_CROSS_ENDIAN) }, &class_ops, NULL);
+}
+
 static void on_sigbus(int sig, siginfo_t *si, void *context) {
         if (vhk_sigbus_try(si) != 1)
                 abort();
@@ -181,6 +236,7 @@ static void set_up(void) {
         open_victim(&victim, 0, false);
         open_victim(&bystander, 1, false);
         open_victim(&migrant, 2, true);
+        open_class();
         for (unsigned i = 0; i < 2; i++)
                 CHECK(pthread_create(&servers[i].thread, NULL, serve, &servers[i]) == 0);
         CHECK_MSG(vhk_blk_open(bystander.path, &bo, &reader, &e) == 0, "%s", e.text);
@@ -191,21 +247,22 @@ static void set_up(void) {
         fe_close(fe);
 }
 
-static void close_rig(struct rig *r, unsigned n) {
+static void close_rig(struct rig *r, struct vhk_blkdev *disk) {
         rig_end(r);
         munmap(r->mem, MEM_BYTES);
         close(r->memfd);
         rmdir(r->dir);
-        vhk_blkdev_close(disks[n]);
+        vhk_blkdev_close(disk);
 }
 
 static void tear_down(void) {
         reads.stop = true;
         pthread_join(reading, NULL);
         vhk_blk_close(reader);
-        close_rig(&victim, 0);
-        close_rig(&bystander, 1);
-        close_rig(&migrant, 2);
+        close_rig(&victim, disks[0]);
+        close_rig(&bystander, disks[1]);
+        close_rig(&migrant, disks[2]);
+        close_rig(&odd, NULL);
         for (unsigned i = 0; i < 2; i++) {
                 vhk_store_relaxed(&servers[i].stop, true);
                 pthread_join(servers[i].thread, NULL);
@@ -301,6 +358,7 @@ int main(int argc, char **argv) {
         }
         /* once for whatever is made at the first use */
         row_run(warm_up_postcopy);
+        row_run(warm_up_class);
         row_run(warm_up);
         leave();
         usleep(100000);

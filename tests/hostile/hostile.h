@@ -27,6 +27,11 @@ void row_register(struct row *r);
 
 extern struct rig *fe;                  /* the front-end that attacks */
 extern struct rig *postcopy_fe;         /* another, whose back-end offers postcopy if this machine can; a row may point @fe at it */
+extern struct rig *class_fe;            /* likewise: a device of every class, which adds one to a number; offers CROSS_ENDIAN */
+/* What that device was told. */
+struct class_seen { unsigned n_rarp, n_mtu, n_sessions, n_open; uint16_t mtu; };
+extern struct class_seen class_seen;
+#define CLASS_SESSIONS 64u              /* crypto sessions that it takes */
 extern struct vhk_host *victim_host;
 extern uint64_t offered, offered_protocol;
 extern char verdict[128];               /* what a row adds to its verdict */
@@ -35,6 +40,7 @@ extern char disk_path[96];
 /* What a back-end makes at its first use and keeps. */
 void warm_up(void);
 void warm_up_postcopy(void);
+void warm_up_class(void);
 /* How often the workers have woken up. */
 unsigned turns(void);
 /* No worker turns without a reason: at most @most times in 30 ms. */

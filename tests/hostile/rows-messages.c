@@ -350,28 +350,190 @@ ROW(H28, "CONFIG: offset+size overflow, >256, size not the payload's, size 0, fl
         REFUSED(say(VHK_FE_SET_CONFIG, &p, 20, -1), 0);         /* the capacity is read-only */
 }
 
-ROW(H31, "crypto session: lengths and sizes", "E") {
-        static const uint32_t ids[] = { VHK_FE_CREATE_CRYPTO_SESSION, VHK_FE_CLOSE_CRYPTO_SESSION };
+/* ---- to the device of every class ---- */
 
-        (void)is_offered(VHK_PF_CRYPTO_SESSION, "CRYPTO_SESSION", ids, VHK_N(ids));
-        come();
-        for (unsigned n = 0; n <= 1072; n += 67)
-                REFUSED(send_and_see(VHK_FE_CREATE_CRYPTO_SESSION, 9, sample.u.bytes, n, n, NULL, 0), n);
+#define CLASS_PROTOCOL                                                                                                  \
+        (PROTOCOL | VHK_BIT(VHK_PF_RARP) | VHK_BIT(VHK_PF_NET_MTU) | VHK_BIT(VHK_PF_CRYPTO_SESSION) | VHK_BIT(VHK_PF_CROSS_ENDIAN))
+
+static void come_to_class(uint64_t features, uint64_t protocol) {
+        leave();
+        fe = class_fe;
+        fe_connect(fe);
+        fe_negotiate(fe, features, protocol);
+}
+
+/* ... with ring 0, which does its work. */
+static void class_works(void) {
+        if (!fe->rings[0].drv) {
+                CHECK_EQ(fe_mem_reg(fe, VHK_FE_ADD_MEM_REG, 0, MEM_BYTES), 0);
+                ring_make(fe, 0);
+                ring_set_up(fe, 0, 0);
+                ring_go(fe, 0);
+        }
+        for (unsigned i = 0; i < 10; i++) {
+                ring_add(fe, 0);
+                PUMP_UNTIL(fe, ring_is_idle(fe, 0));
+        }
+}
+
+void warm_up_class(void) {
+        struct rig *was = fe;
+
+        come_to_class(FEATURES, CLASS_PROTOCOL);
+        class_works();
+        leave();
+        fe = was;
+}
+
+/* The session's number; -EPIPE: the connection was closed. */
+static int64_t create_session(const void *session, uint32_t size) {
+        uint8_t reply[1072];
+        int64_t id;
+
+        fe_send(fe, VHK_FE_CREATE_CRYPTO_SESSION, 0, session, size, NULL, 0);
+        int k = fe_receive(fe, VHK_FE_CREATE_CRYPTO_SESSION, reply, sizeof(reply));
+        if (k < 0)
+                return k;
+        CHECK_EQ(k, size);
+        memcpy(&id, reply + (size == 632 ? 0 : 1064), sizeof(id));
+        for (uint32_t i = 0; i < size; i++)             /* no key comes back */
+                CHECK_MSG(!reply[i] || (size == 632 ? i < 8 : i >= 1064), "byte %u of the answer to a session", i);
+        return id;
+}
+
+/* One length in a session of zeroes; @op tells which fields count. */
+static int64_t create_with(uint32_t size, uint32_t op, uint32_t at, uint32_t len) {
+        uint8_t s[1072] = { 0 };
+
+        memcpy(s + (size == 632 ? 8 : 0), &op, 4);
+        memcpy(s + at, &len, 4);
+        return create_session(s, size);
+}
+
+static void crypto_lengths(void) {
+        static const struct { uint32_t size, op, at, max; } fields[] = {
+                { 632, 2, 16, 64 }, { 632, 2, 28, 512 }, { 1072, 2, 12, 64 }, { 1072, 2, 24, 512 }, { 1072, 0x404, 16, 1024 },
+        };
+
+        for (unsigned i = 0; i < VHK_N(fields); i++) {
+                uint32_t max = fields[i].max, lengths[] = { 0, 1, max - 1, max, max + 1, 2 * max, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff - max, 0xffffffff };
+                for (unsigned k = 0; k < VHK_N(lengths); k++) {
+                        unsigned n = class_seen.n_sessions;
+                        int64_t id = create_with(fields[i].size, fields[i].op, fields[i].at, lengths[k]);
+                        CHECK_MSG(lengths[k] <= max ? id >= 0 : id == -EINVAL && class_seen.n_sessions == n, "field %u, length 0x%x: session %lld", i,
+                                  lengths[k], (long long)id);
+                        if (id >= 0)
+                                CHECK_EQ(say_u64(VHK_FE_CLOSE_CRYPTO_SESSION, (uint64_t)id, -1), OK);
+                }
+        }
+        CHECK_EQ(class_seen.n_open, 0);
+}
+
+/* Anything of the right size. */
+static void crypto_garbage(void) {
+        uint8_t s[1072];
+        uint32_t x = 31;
+
+        for (unsigned i = 0; i < 2000; i++) {
+                for (unsigned k = 0; k < sizeof(s); k++)
+                        s[k] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
+                if (i % 3)              /* the lengths within reach now and then */
+                        for (unsigned k = 12; k < 32; k += 4)
+                                memset(s + k + 1, 0, 3);
+                int64_t id = create_session(s, i & 1 ? 632 : 1072);
+                CHECK_MSG(id == -EINVAL || id == -ENOSPC || (id >= 0 && id < CLASS_SESSIONS), "session %lld", (long long)id);
+        }
+}
+
+ROW(H31, "crypto session: lengths and sizes, garbage, too many, numbers that are none", "E") {
+        static const uint32_t ids[] = { VHK_FE_CREATE_CRYPTO_SESSION, VHK_FE_CLOSE_CRYPTO_SESSION };
+        static const uint64_t unknown[] = { 0, 1, CLASS_SESSIONS, 0x7fffffffffffffff, 0x8000000000000000, ~0ull };
+        static uint8_t zeroes[1200];
+
+        CHECK(!is_offered(VHK_PF_CRYPTO_SESSION, "CRYPTO_SESSION", ids, VHK_N(ids)));
+        come_to_class(FEATURES, CLASS_PROTOCOL & ~VHK_BIT(VHK_PF_CRYPTO_SESSION));      /* offered, and not taken */
+        for (unsigned i = 0; i < 2; i++)
+                CHECK_EQ(say(ids[i], zeroes, i ? 8 : 1072, -1), NO);
+        for (unsigned n = 0; n <= 1200; n += n > 620 && n < 645 ? 1 : n > 1060 && n < 1085 ? 1 : 7) {
+                come_to_class(FEATURES, CLASS_PROTOCOL);
+                enum result r = say(VHK_FE_CREATE_CRYPTO_SESSION, zeroes, n, -1);
+                CHECK_MSG(n == 632 || n == 1072 ? r == REPLY : r == NO || r == CLOSED, "a session of %u bytes: %s", n, result_names[r]);
+        }
+        come_to_class(FEATURES, CLASS_PROTOCOL);
+        crypto_lengths();
+        for (unsigned i = 0; i < VHK_N(unknown); i++)
+                CHECK_EQ(say_u64(VHK_FE_CLOSE_CRYPTO_SESSION, unknown[i], -1), NO);
+        for (unsigned i = 0; i < 10000; i++)
+                CHECK_EQ(create_session(zeroes, i & 1 ? 632 : 1072), i < CLASS_SESSIONS ? (int)i : -ENOSPC);
+        for (unsigned i = 0; i < CLASS_SESSIONS; i++) {
+                CHECK_EQ(say_u64(VHK_FE_CLOSE_CRYPTO_SESSION, i, -1), OK);
+                CHECK_EQ(say_u64(VHK_FE_CLOSE_CRYPTO_SESSION, i, -1), NO);
+        }
+        crypto_garbage();
+        class_works();
+        snprintf(verdict, sizeof(verdict), "refused by a disk; by a device that has sessions what does not fit");
+}
+
+/* Is that an address that a card may have? */
+static bool is_mac(uint64_t word) {
+        uint8_t mac[8];
+
+        memcpy(mac, &word, sizeof(mac));
+        return !(mac[0] & 1) && (mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]);
+}
+
+static void rarp(uint64_t word) {
+        unsigned n = class_seen.n_rarp;
+
+        CHECK_EQ(say_u64(VHK_FE_SEND_RARP, word, -1), is_mac(word) ? OK : NO);
+        CHECK_EQ(class_seen.n_rarp, n + is_mac(word));
+}
+
+static void mtu(uint64_t word) {
+        unsigned n = class_seen.n_mtu;
+        bool good = word >= 68 && word <= 65535;
+
+        CHECK_EQ(say_u64(VHK_FE_NET_SET_MTU, word, -1), good ? OK : NO);
+        CHECK(class_seen.n_mtu == n + good && (!good || class_seen.mtu == word));
 }
 
 ROW(H32, "SEND_RARP and NET_SET_MTU with garbage", "E/I") {
-        static const uint32_t rarp[] = { VHK_FE_SEND_RARP }, mtu[] = { VHK_FE_NET_SET_MTU };
+        static const uint32_t ids[] = { VHK_FE_SEND_RARP, VHK_FE_NET_SET_MTU };
+        static const uint8_t zeroes[64];
+        uint64_t x = 32;
 
-        (void)is_offered(VHK_PF_RARP, "RARP", rarp, 1);
-        (void)is_offered(VHK_PF_NET_MTU, "MTU", mtu, 1);
-        come();
+        CHECK(!is_offered(VHK_PF_RARP, "RARP", &ids[0], 1));
+        CHECK(!is_offered(VHK_PF_NET_MTU, "MTU", &ids[1], 1));
+        come_to_class(FEATURES, PROTOCOL);                      /* offered, and not taken */
+        for (unsigned i = 0; i < 2; i++)
+                CHECK_EQ(say_u64(ids[i], 1500, -1), NO);
+        come_to_class(FEATURES | VHK_BIT(VHK_F_NET_MTU), CLASS_PROTOCOL);
         for (unsigned bit = 0; bit < 64; bit++) {
-                REFUSED(say_u64(VHK_FE_NET_SET_MTU, VHK_BIT(bit), -1), bit);
-                enum result r = say_u64(VHK_FE_SEND_RARP, VHK_BIT(bit) | 0xffff000000000000ull, -1);
-                CHECK(r != REPLY && r != IGNORED);
-                if (r == CLOSED)
-                        come();
+                rarp(VHK_BIT(bit));
+                rarp(~VHK_BIT(bit));
+                mtu(VHK_BIT(bit));
+                mtu(VHK_BIT(bit) | 1500);
         }
+        for (unsigned i = 0; i < 5000; i++) {
+                x = x * 6364136223846793005u + 1442695040888963407u;
+                rarp(x);
+                mtu(x);
+                mtu(x >> 48);
+        }
+        for (unsigned i = 0; i < 100; i++)
+                mtu(i);
+        for (unsigned i = 0; i < 2; i++) {
+                for (uint32_t n = 0; n <= sizeof(zeroes); n++)
+                        if (n != 8) {
+                                enum result r = say(ids[i], zeroes, n, -1);
+                                CHECK_MSG(r == NO || r == CLOSED, "message %u with %u bytes: %s", ids[i], n, result_names[r]);
+                                if (r == CLOSED)
+                                        come_to_class(FEATURES | VHK_BIT(VHK_F_NET_MTU), CLASS_PROTOCOL);
+                        }
+                CHECK_EQ(say_u64(ids[i], 1500, fe->memfd), NO);         /* with a descriptor */
+        }
+        class_works();
+        snprintf(verdict, sizeof(verdict), "refused by a disk; by a card what means nothing");
 }
 
 static void come_for_postcopy(void) {
@@ -482,13 +644,29 @@ ROW(H34, "STATUS values, regressions, after FAILED; RESET_DEVICE and RESET_OWNER
         }
 }
 
-ROW(H60, "SET_VRING_ENDIAN 2; big-endian", "E") {
+ROW(H60, "SET_VRING_ENDIAN 2; big-endian, of a legacy driver and of a modern one", "E") {
         static const uint32_t ids[] = { VHK_FE_SET_VRING_ENDIAN };
 
-        (void)is_offered(VHK_PF_CROSS_ENDIAN, "CROSS_ENDIAN", ids, 1);
-        come();
-        for (uint32_t x = 2; x; x *= 2)
-                REFUSED(say_ring(VHK_FE_SET_VRING_ENDIAN, 0, x), x);
-        enum result r = say_ring(VHK_FE_SET_VRING_ENDIAN, 0, 1);
-        CHECK(r == NO || r == CLOSED || (r == OK && (offered_protocol & VHK_BIT(VHK_PF_CROSS_ENDIAN))));
+        CHECK(!is_offered(VHK_PF_CROSS_ENDIAN, "CROSS_ENDIAN", ids, 1));
+        for (unsigned modern = 0; modern < 2; modern++) {
+                uint64_t features = modern ? FEATURES : FEATURES & ~VHK_BIT(VHK_F_VERSION_1);
+                come_to_class(features, PROTOCOL);              /* offered, and not taken */
+                CHECK_EQ(say_ring(VHK_FE_SET_VRING_ENDIAN, 0, 0), NO);
+                come_to_class(features, CLASS_PROTOCOL);
+                CHECK_EQ(say_ring(VHK_FE_SET_VRING_ENDIAN, 0, 0), OK);
+                CHECK_EQ(say_ring(VHK_FE_SET_VRING_ENDIAN, 0, 1), NO);  /* it is told that its ring will not be served like that */
+                for (uint32_t x = 2; x; x *= 2)
+                        for (unsigned low = 0; low < 2; low++)
+                                CHECK_EQ(say_ring(VHK_FE_SET_VRING_ENDIAN, 0, x | low), NO);
+                for (uint32_t i = N_RINGS; i; i *= 2)
+                        CHECK_EQ(say_ring(VHK_FE_SET_VRING_ENDIAN, i, 0), NO);
+                class_works();                                  /* little-endian, as ever */
+                for (uint32_t x = 0; x < 4; x++)                /* too late */
+                        CHECK_EQ(say_ring(VHK_FE_SET_VRING_ENDIAN, 0, x), NO);
+                class_works();
+                /* who does not ask for an answer must not go on in the belief that it was heard */
+                come_to_class(features, CLASS_PROTOCOL & ~VHK_BIT(VHK_PF_REPLY_ACK));
+                CHECK_EQ(send_and_see(VHK_FE_SET_VRING_ENDIAN, 1, &(struct vhk_p_vring_state){ 0, 1 }, 8, 8, NULL, 0), CLOSED);
+        }
+        snprintf(verdict, sizeof(verdict), "refused by a disk; where CROSS_ENDIAN is offered, all but little-endian");
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /* The rows about translations, device state, the back-end channel from both sides, connections and processes. */
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <spawn.h>
@@ -287,18 +288,23 @@ ROW(H35, "DEVICE_STATE: direction 2, phase 1, while running, no descriptor, CHEC
 static struct fake fake;
 static struct vhk_frontend *front;
 
-static void front_open(void) {
-        struct vhk_frontend_options o = { .size = sizeof(o), .has_fd = 1, .limit_ns = 5000000000ull };
+static void front_open_with(const struct vhk_frontend_shmem *shmem, uint64_t window) {
+        struct vhk_frontend_options o = { .size = sizeof(o), .has_fd = 1, .limit_ns = 5000000000ull, .shmem = shmem };
         struct vhk_error e = { .text = "" };
         int pair[2];
 
         fake_init(&fake);
+        fake.shmem = (struct vhk_p_shmem_config){ .n_regions = !!window, .sizes = { [3] = window } };
         fake.state.protocol_offered = ~VHK_BIT(VHK_PF_XEN_MMAP) & 0xffffff;
         CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
         fake_start(&fake, pair[1]);
         o.fd = pair[0];
         CHECK_MSG(vhk_frontend_open(NULL, &o, &front, &e) == 0, "%s", e.text);
         CHECK(fake.channel >= 0);
+}
+
+static void front_open(void) {
+        front_open_with(NULL, 0);
 }
 
 static void front_close(void) {
@@ -313,8 +319,8 @@ static uint64_t front_protocol(void) {
         return i.carrier_acked;
 }
 
-/* A request on the channel with @n_fds descriptors, and its answer: its value, -ENODATA none came, -EPROTO the end. */
-static int64_t ask_front(uint32_t id, uint32_t flags, const void *payload, uint32_t size, unsigned n_fds) {
+/* A request on the channel with @n_fds times @fd, and its answer: its value, -ENODATA none came, -EPROTO the end. */
+static int64_t ask_front_with(uint32_t id, uint32_t flags, const void *payload, uint32_t size, int fd, unsigned n_fds) {
         uint8_t raw[12 + 256];
         struct vhk_hdr h = { id, flags, size };
         union { struct cmsghdr h; char room[CMSG_SPACE(sizeof(int) * 64)]; } c = { { 0 } };
@@ -332,7 +338,7 @@ static int64_t ask_front(uint32_t id, uint32_t flags, const void *payload, uint3
                 m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
                 c.h = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int) * n_fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
                 for (unsigned i = 0; i < n_fds; i++)
-                        memcpy(CMSG_DATA(&c.h) + i * sizeof(int), &fe->memfd, sizeof(int));
+                        memcpy(CMSG_DATA(&c.h) + i * sizeof(int), &fd, sizeof(int));
         }
         CHECK(sendmsg(fake.channel, &m, MSG_NOSIGNAL) == (ssize_t)v.iov_len);
         int k = vhk_frontend_dispatch(front);
@@ -345,31 +351,147 @@ static int64_t ask_front(uint32_t id, uint32_t flags, const void *payload, uint3
         return (int64_t)reply.x;
 }
 
+static int64_t ask_front(uint32_t id, uint32_t flags, const void *payload, uint32_t size, unsigned n_fds) {
+        return ask_front_with(id, flags, payload, size, fe->memfd, n_fds);
+}
+
 static void front_is_alive(void) {
         uint8_t status;
 
         CHECK_OK(vhk_frontend_get_status(front, &status));
 }
 
-ROW(H36, "front-end: SHMEM_MAP and UNMAP: shmid, ranges, overlap, length 0, small file, flags, storm", "E") {
+/* A window of a front-end that really maps, between two pages that nobody may touch. */
+#define WINDOW_PAGES (VHK_SHMEM_MAPPINGS + 16)
+#define WINDOW (WINDOW_PAGES * VHK_PAGE)
+static struct { uint8_t *at; int fd; unsigned n; bool wild; } window;
+
+static bool in_window(const struct vhk_shmem_map *m) {
+        bool good = m->id == 3 && vhk_range_within(m->offset, m->len, WINDOW) && m->len && !((m->offset | m->len | m->fd_offset) % VHK_PAGE);
+
+        window.wild |= !good;
+        return good;
+}
+
+static int on_map(void *arg, const struct vhk_shmem_map *m) {
+        if (!in_window(m))
+                return -EINVAL;
+        void *p = mmap(window.at + m->offset, m->len, PROT_READ | (m->writable ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, m->fd, (off_t)m->fd_offset);
+        window.n += p != MAP_FAILED;
+        return p == MAP_FAILED ? -errno : 0;
+}
+
+static void on_unmap(void *arg, const struct vhk_shmem_map *m) {
+        if (in_window(m) && mmap(window.at + m->offset, m->len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+                window.n--;
+}
+
+static int64_t shmem(uint32_t id, uint8_t region, uint64_t page, uint64_t n, uint64_t fd_page) {
+        struct vhk_p_mmap p = { .shmid = region, .shm_offset = page * VHK_PAGE, .len = n * VHK_PAGE, .fd_offset = fd_page * VHK_PAGE, .flags = VHK_MMAP_RW };
+
+        return ask_front_with(id, 9, &p, sizeof(p), window.fd, id == VHK_BE_SHMEM_MAP);
+}
+
+/* What is wrong in itself, whatever is mapped. */
+static void bad_mappings(void) {
         static const struct vhk_p_mmap bad[] = {
-                { .shmid = 255, .len = 0x1000 }, { .shmid = 0, .len = 0 }, { .shm_offset = ~0ull - 0xfff, .len = 0x2000 }, { .fd_offset = ~0ull - 0xfff, .len = 0x2000 },
-                { .shm_offset = 1, .len = 0x1000 }, { .len = 0xfff }, { .len = 1ull << 62 }, { .len = 0x1000, .flags = 2 }, { .len = 0x1000, .flags = ~0ull },
-                { .len = 0x1000, .fd_offset = 1ull << 40 },
+                { .shmid = 255, .len = 0x1000 }, { .shmid = 0, .len = 0x1000 }, { .shmid = 3, .len = 0 }, { .shmid = 3, .shm_offset = ~0ull - 0xfff, .len = 0x2000 },
+                { .shmid = 3, .fd_offset = ~0ull - 0xfff, .len = 0x2000 }, { .shmid = 3, .shm_offset = 1, .len = 0x1000 }, { .shmid = 3, .len = 0xfff },
+                { .shmid = 3, .len = 1ull << 62 }, { .shmid = 3, .len = 0x1000, .flags = 2 }, { .shmid = 3, .len = 0x1000, .flags = ~0ull },
+                { .shmid = 3, .len = 0x1000, .fd_offset = 1ull << 40 }, { .shmid = 3, .shm_offset = WINDOW, .len = 0x1000 },
+                { .shmid = 3, .shm_offset = WINDOW - 0x1000, .len = 0x2000 }, { .shmid = 3, .len = 0x1000, .fd_offset = WINDOW },
+                { .shmid = 3, .len = 0x1000, .fd_offset = 512 },
         };
 
-        front_open();
         for (unsigned i = 0; i < VHK_N(bad); i++)
                 for (uint32_t id = VHK_BE_SHMEM_MAP; id <= VHK_BE_SHMEM_UNMAP; id++)
-                        CHECK_MSG(ask_front(id, 9, &bad[i], sizeof(bad[i]), id == VHK_BE_SHMEM_MAP) > 0, "message %u, form %u", id, i);
-        for (unsigned i = 0; i < 2000; i++) {
-                struct vhk_p_mmap m = { .shm_offset = i * 0x1000ull, .len = 0x1000, .flags = 1 };
-                CHECK(ask_front(VHK_BE_SHMEM_MAP, 9, &m, sizeof(m), 1) > 0);    /* nobody has told of a window */
-        }
+                        CHECK_MSG(ask_front_with(id, 9, &bad[i], sizeof(bad[i]), window.fd, id == VHK_BE_SHMEM_MAP) > 0, "message %u, form %u", id, i);
         front_is_alive();
-        if (!(front_protocol() & VHK_BIT(VHK_PF_SHMEM)))
-                snprintf(verdict, sizeof(verdict), "refused: SHMEM not taken");
+}
+
+/* Overlaps, parts, another file than one that can be shown. */
+static void clashing_mappings(void) {
+        unsigned n = window.n;
+        int other[2];
+
+        CHECK_EQ(shmem(VHK_BE_SHMEM_MAP, 3, 4, 4, 4), 0);
+        for (unsigned from = 0; from < 8; from++)
+                for (unsigned to = VHK_MAX(from, 4u) + 1; to < 10; to++) {
+                        CHECK_EQ(shmem(VHK_BE_SHMEM_MAP, 3, from, to - from, from), 1);
+                        if (from != 4 || to != 8)
+                                CHECK_EQ(shmem(VHK_BE_SHMEM_UNMAP, 3, from, to - from, 0), 1);
+                }
+        for (unsigned i = 0; i < 4; i++)
+                CHECK_EQ(*(uint64_t *)(window.at + (4 + i) * VHK_PAGE), 4 + i);
+        CHECK_EQ(shmem(VHK_BE_SHMEM_UNMAP, 3, 4, 4, 0), 0);
+        CHECK_EQ(shmem(VHK_BE_SHMEM_UNMAP, 3, 4, 4, 0), 1);
+        CHECK_EQ(pipe2(other, O_CLOEXEC), 0);
+        int dir = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), reader = open(disk_path, O_RDONLY | O_CLOEXEC), small = memfd_create("small", MFD_CLOEXEC);
+        const int fds[] = { other[0], other[1], dir, reader, small, fake.channel };
+        struct vhk_p_mmap p = { .shmid = 3, .len = VHK_PAGE, .flags = VHK_MMAP_RW };
+        for (unsigned i = 0; i < VHK_N(fds); i++)
+                CHECK_MSG(ask_front_with(VHK_BE_SHMEM_MAP, 9, &p, sizeof(p), fds[i], 1) == 1, "descriptor %u", i);
+        CHECK_EQ(ask_front_with(VHK_BE_SHMEM_MAP, 9, &p, sizeof(p), window.fd, 0), 1);
+        CHECK_EQ(ask_front_with(VHK_BE_SHMEM_MAP, 9, &p, sizeof(p), window.fd, 2), 1);
+        CHECK_EQ(ask_front_with(VHK_BE_SHMEM_UNMAP, 9, &p, sizeof(p), window.fd, 1), 1);
+        for (unsigned i = 0; i < VHK_N(fds) - 1; i++)
+                close(fds[i]);
+        CHECK_EQ(window.n, n);
+}
+
+static void mapping_storm(void) {
+        for (unsigned i = 0; i < 10000; i++)            /* in and out */
+                CHECK_EQ(shmem(i & 1 ? VHK_BE_SHMEM_UNMAP : VHK_BE_SHMEM_MAP, 3, i / 2 % WINDOW_PAGES, 1, i / 2 % WINDOW_PAGES), 0);
+        for (unsigned i = 0; i < WINDOW_PAGES; i++)     /* in, until no more are taken */
+                CHECK_EQ(shmem(VHK_BE_SHMEM_MAP, 3, i, 1, i), i >= VHK_SHMEM_MAPPINGS);
+        CHECK_EQ(window.n, VHK_SHMEM_MAPPINGS);
+        for (unsigned i = 0; i < VHK_SHMEM_MAPPINGS; i++)
+                CHECK_EQ(*(uint64_t *)(window.at + i * VHK_PAGE), i);
+        front_is_alive();
+}
+
+static void make_window(void) {
+        VHK_AUTOFREE uint8_t *content = calloc(1, WINDOW);
+
+        window.fd = memfd_create("window", MFD_CLOEXEC);
+        for (uint64_t i = 0; i < WINDOW_PAGES; i++)
+                memcpy(content + i * VHK_PAGE, &i, sizeof(i));
+        CHECK(window.fd >= 0 && write(window.fd, content, WINDOW) == (ssize_t)WINDOW);
+        window.at = mmap(NULL, WINDOW, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(window.at != MAP_FAILED);
+        window.n = 0;
+        window.wild = false;
+}
+
+ROW(H36, "front-end: SHMEM_MAP and UNMAP: shmid, ranges, overlap, parts, small file, flags, storm, the end", "E") {
+        static const struct vhk_frontend_shmem callbacks = { .size = sizeof(callbacks), .map = on_map, .unmap = on_unmap };
+
+        make_window();
+        front_open();                           /* one that has no windows */
+        bad_mappings();
+        for (unsigned i = 0; i < 2000; i++)
+                CHECK(shmem(VHK_BE_SHMEM_MAP, 3, i, 1, 0) > 0);
+        front_is_alive();
+        CHECK(!(front_protocol() & VHK_BIT(VHK_PF_SHMEM)));
         front_close();
+        front_open_with(&callbacks, WINDOW);
+        CHECK(front_protocol() & VHK_BIT(VHK_PF_SHMEM));
+        bad_mappings();
+        CHECK_EQ(window.n, 0);
+        clashing_mappings();
+        mapping_storm();
+        CHECK_OK(vhk_frontend_reset(front));
+        CHECK_EQ(window.n, 0);                  /* and all over again, until the back-end leaves */
+        mapping_storm();
+        shutdown(fake.fd, SHUT_RDWR);
+        for (unsigned i = 0; i < 1000 && vhk_frontend_dispatch(front) >= 0; i++)
+                usleep(1000);
+        CHECK_EQ(window.n, 0);
+        front_close();
+        CHECK(!window.wild);
+        munmap(window.at, WINDOW);
+        close(window.fd);
+        snprintf(verdict, sizeof(verdict), "refused without a window; with one, nothing but what fits was mapped");
 }
 
 ROW(H37, "front-end: short and long messages, unknown ids, descriptors, notifier, floods, foreign UUID", "E") {
