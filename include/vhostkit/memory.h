@@ -57,8 +57,13 @@ int vhk_memory_remove(struct vhk_memory *m, vhk_gpa_t gpa, uint64_t len);
  * vhk_memory_alloc() - memory for a driver that has no guest: a new region of a memfd that is sealed against shrinking,
  * mapped here, at a guest address above all others; freed with the table
  * @len: bytes, rounded up to 4096
+ *
+ * -ENOSPC: no room left in the range that was set.
  */
 int vhk_memory_alloc(struct vhk_memory *m, size_t len, void **ret_va);
+
+/** vhk_memory_set_range() - guest addresses for vhk_memory_alloc(), @last included: vhk_frontend_info.iova_first and iova_last. -EINVAL */
+int vhk_memory_set_range(struct vhk_memory *m, uint64_t first, uint64_t last);
 
 /** vhk_memory_get_region() - the @i-th region in order of guest address; -ENOENT behind the last */
 int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r);

@@ -90,7 +90,7 @@ static void stop_queues(struct vhk_blk *b) {
 static int start_queues(struct vhk_blk *b, uint16_t num) {
         size_t each = vhk_blk_queue_bytes(num);
 
-        int k = b->d.n_chunks ? 0 : vhk_drvdev_add_chunk(&b->d, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE + ROOM);
+        int k = b->d.n_chunks ? 0 : vhk_drvdev_add_chunk(&b->d, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE, ROOM);
         if (k < 0)
                 return k;
         b->bounce = vhk_drvdev_take(&b->d, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
@@ -106,9 +106,15 @@ static int start_queues(struct vhk_blk *b, uint16_t num) {
         return 0;
 }
 
-/* A back-end does not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
+/* A back-end need not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
 static int size_queues(struct vhk_blk *b, uint16_t wish, struct vhk_error *ret_e) {
-        for (uint16_t num = wish ? wish : QUEUE_SIZE;; num /= 2) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+
+        vhk_frontend_get_info(b->d.f, &i);
+        uint16_t first = QUEUE_SIZE;
+        while (i.queue_size_max && first > i.queue_size_max && first > QUEUE_SIZE_LEAST)
+                first /= 2;
+        for (uint16_t num = wish ? wish : first;; num /= 2) {
                 int k = derive(b, num, ret_e);
                 if (k < 0)
                         return k;

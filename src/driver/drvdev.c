@@ -7,9 +7,9 @@
 
 /* ---- memory ---- */
 
-int vhk_drvdev_add_chunk(struct vhk_drvdev *d, uint64_t len) {
+static int add_chunk(struct vhk_drvdev *d, uint64_t len) {
         unsigned n = d->n_chunks;
-        struct vhk_chunk c = { .len = (VHK_MAX(len, CHUNK) + VHK_PAGE - 1) & ~(uint64_t)(VHK_PAGE - 1) };
+        struct vhk_chunk c = { .len = (len + VHK_PAGE - 1) & ~(uint64_t)(VHK_PAGE - 1) };
         vhk_gpa_t gpa;
         void *va;
 
@@ -30,6 +30,16 @@ int vhk_drvdev_add_chunk(struct vhk_drvdev *d, uint64_t len) {
         d->chunks[n] = c;
         vhk_store_release(&d->n_chunks, n + 1);         /* pairs with vhk_drvdev_find(): the chunk before its number */
         return 0;
+}
+
+int vhk_drvdev_add_chunk(struct vhk_drvdev *d, uint64_t len, uint64_t room) {
+        uint64_t much;
+
+        if (vhk_add_overflows(len, room, &much))
+                return -ENOSPC;
+        int k = add_chunk(d, VHK_MAX(much, CHUNK));
+        /* no room for so much: the kernel's limit of locked pages, or the end of the I/O addresses */
+        return k == -ENOMEM || k == -ENOSPC ? add_chunk(d, len) : k;
 }
 
 const struct vhk_chunk *vhk_drvdev_find(const struct vhk_drvdev *d, uint64_t va, uint64_t len) {
@@ -62,7 +72,7 @@ void *vhk_drvdev_take(struct vhk_drvdev *d, uint64_t len) {
         if (len == 0 || len > UINT64_C(1) << 40)
                 return NULL;
         for (unsigned i = 0;; i++) {
-                if (i == d->n_chunks && vhk_drvdev_add_chunk(d, len) < 0)
+                if (i == d->n_chunks && vhk_drvdev_add_chunk(d, len, 0) < 0)
                         return NULL;
                 struct vhk_chunk *c = &d->chunks[i];
                 at = (c->used + align - 1) & ~(align - 1);
@@ -145,6 +155,7 @@ int vhk_drvdev_negotiate(struct vhk_drvdev *d, uint64_t features, struct vhk_err
 }
 
 int vhk_drvdev_open(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *o, struct vhk_error *ret_e) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
         pthread_mutexattr_t a;
 
         pthread_mutexattr_init(&a);
@@ -157,7 +168,12 @@ int vhk_drvdev_open(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_
         o->on_event = on_event;
         o->event_arg = d;
         int k = vhk_memory_new(&d->m);
-        return k < 0 ? vhk_error_set(ret_e, k, d->rule, "out of memory") : vhk_frontend_open(spec, o, &d->f, ret_e);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, d->rule, "out of memory");
+        k = vhk_frontend_open(spec, o, &d->f, ret_e);
+        if (k == 0)
+                k = vhk_frontend_get_info(d->f, &i);
+        return k < 0 ? k : vhk_memory_set_range(d->m, i.iova_first, i.iova_last);
 }
 
 void vhk_drvdev_close(struct vhk_drvdev *d) {

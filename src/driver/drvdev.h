@@ -68,8 +68,8 @@ static inline bool vhk_drvdev_has(const struct vhk_drvdev *d, unsigned bit) {
 
 /* ---- memory ---- */
 
-/* Under the lock, or before anybody else knows of @d. */
-int vhk_drvdev_add_chunk(struct vhk_drvdev *d, uint64_t len);
+/* Under the lock, or before anybody else knows of @d. At least @len bytes, and @room more if they are to be had. */
+int vhk_drvdev_add_chunk(struct vhk_drvdev *d, uint64_t len, uint64_t room);
 /* Pages, so that a back-end may do direct I/O; small pieces at 512 bytes. NULL: there is none. */
 void *vhk_drvdev_take(struct vhk_drvdev *d, uint64_t len);
 void *vhk_drvdev_alloc(struct vhk_drvdev *d, uint64_t len);             /* takes the lock */

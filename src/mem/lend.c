@@ -21,13 +21,23 @@ struct vhk_memory {
         struct lent **by_gpa, **by_va;
         unsigned n, room;
         uint64_t generation;
+        uint64_t first, last;           /* guest addresses that vhk_memory_alloc() may choose, @last included */
 };
 
 VHK_API int vhk_memory_new(struct vhk_memory **ret_m) {
         struct vhk_memory *m = calloc(1, sizeof(*m));
         if (!m)
                 return -ENOMEM;
+        m->last = UINT64_MAX;
         *ret_m = m;
+        return 0;
+}
+
+VHK_API int vhk_memory_set_range(struct vhk_memory *m, uint64_t first, uint64_t last) {
+        if (first > last)
+                return -EINVAL;
+        m->first = first;
+        m->last = last;
         return 0;
 }
 
@@ -208,19 +218,27 @@ static int map_aligned(int fd, uint64_t len, void **ret_va) {
         return 0;
 }
 
-static int next_gpa(const struct vhk_memory *m, uint64_t len, uint64_t *ret_gpa) {
-        uint64_t at = FIRST_GPA, end;
+/* Does [*at, *at + len) lie in the range, and if not: does it when @at is only a multiple of a page? */
+static bool fits(const struct vhk_memory *m, uint64_t at, uint64_t len, uint64_t *ret_gpa) {
+        const uint64_t units[] = { HUGE_PAGE, VHK_PAGE }, last = VHK_MIN(m->last, UINT64_MAX - 1);     /* a region's end is a number */
 
-        if (m->n) {
-                const struct vhk_region *last = &m->by_gpa[m->n - 1]->r;
-                if (vhk_add_overflows(last->gpa.v + last->len, HUGE_PAGE - 1, &at))
-                        return -ENOSPC;
-                at = VHK_MAX(at & ~(HUGE_PAGE - 1), FIRST_GPA);
+        at = VHK_MAX(at, m->first);
+        for (size_t i = 0; i < VHK_N(units); i++) {
+                uint64_t up;
+                if (!vhk_add_overflows(at, units[i] - 1, &up) && (up -= up % units[i]) <= last && len - 1 <= last - up) {
+                        *ret_gpa = up;
+                        return true;
+                }
         }
-        if (vhk_add_overflows(at, len, &end))
-                return -ENOSPC;
-        *ret_gpa = at;
-        return 0;
+        return false;
+}
+
+/* Nothing at 0, unless there is no other place. */
+static int next_gpa(const struct vhk_memory *m, uint64_t len, uint64_t *ret_gpa) {
+        const struct vhk_region *top = m->n ? &m->by_gpa[m->n - 1]->r : NULL;
+        uint64_t end = top ? top->gpa.v + top->len : 0;
+
+        return fits(m, VHK_MAX(end, FIRST_GPA), len, ret_gpa) || fits(m, end, len, ret_gpa) ? 0 : -ENOSPC;
 }
 
 VHK_API int vhk_memory_alloc(struct vhk_memory *m, size_t size, void **ret_va) {

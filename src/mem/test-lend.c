@@ -145,6 +145,34 @@ TEST(no_guest_address_is_left_above_the_highest) {
         close(fd);
 }
 
+TEST(guest_addresses_stay_in_the_range) {
+        static const struct { uint64_t first, last, len, gpa; int k; } rows[] = {
+                { 0, UINT64_MAX, PAGE, UINT64_C(2) << 20, 0 }, { 0, 0xfffff, PAGE, 0, 0 }, { 0, 0xfffff, 0x100000, 0, 0 }, { 0, 0xfffff, 0x101000, 0, -ENOSPC },
+                { 0x1234, 0xfffff, PAGE, 0x2000, 0 }, { 0x5000000, 0x5ffffff, PAGE, 0x5000000, 0 }, { 0x5001000, 0x5ffffff, PAGE, 0x5200000, 0 },
+                { 0x5001000, 0x50fffff, PAGE, 0x5001000, 0 }, { 0x5001000, 0x5001ffe, PAGE, 0, -ENOSPC }, { 0x5001000, 0x5001fff, PAGE, 0x5001000, 0 },
+        };
+        vhk_gpa_t gpa = { 0 };
+        void *va;
+
+        for (size_t i = 0; i < VHK_N(rows); i++) {
+                struct vhk_memory *m = new_memory();
+                CHECK_OK(vhk_memory_set_range(m, rows[i].first, rows[i].last));
+                int k = vhk_memory_alloc(m, rows[i].len, &va);
+                CHECK_MSG(k == rows[i].k, "row %zu: %d", i, k);
+                if (k == 0)
+                        CHECK_OK(vhk_memory_find(m, va, 1, &gpa));
+                CHECK_MSG(k < 0 || gpa.v == rows[i].gpa, "row %zu: 0x%llx", i, (unsigned long long)gpa.v);
+                if (k == 0)             /* above it, as long as there is room */
+                        while ((k = vhk_memory_alloc(m, rows[i].len, &va)) == 0 && vhk_memory_n_regions(m) < 5)
+                                CHECK(vhk_memory_find(m, va, rows[i].len, &gpa) == 0 && gpa.v + (rows[i].len - 1) <= rows[i].last);
+                CHECK(k == 0 || k == -ENOSPC);
+                vhk_memory_free(m);
+        }
+        struct vhk_memory *m = new_memory();
+        CHECK_EQ(vhk_memory_set_range(m, 2, 1), -EINVAL);
+        vhk_memory_free(m);
+}
+
 /* What one end lends the other can map, wherever its parts lie in the file. */
 TEST(a_borrower_maps_what_the_lender_describes) {
         struct vhk_memory *m = new_memory();
