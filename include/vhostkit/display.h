@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * The display of a virtio GPU, whose device is in one program and whose window is in another: struct vhk_display is what the device draws
- * on (vhost-user's GPU_SET_SOCKET and the protocol behind it).
+ * on (vhost-user's GPU_SET_SOCKET and the protocol behind it), struct vhk_frontend_display is who shows it.
  */
 #ifndef VHOSTKIT_DISPLAY_H
 #define VHOSTKIT_DISPLAY_H
@@ -21,7 +21,7 @@ struct vhk_display;
 #define VHK_DISPLAY_EDID_MAX 1024u
 #define VHK_DISPLAY_QUEUE_MAX (64u << 20)       /* most bytes that wait for a front-end that does not read; one message may be larger */
 
-/** What a front-end's display can do beside the rest: bits of vhk_display_ops.opened */
+/** What a front-end's display can do beside the rest: bits of vhk_display_ops.opened and vhk_frontend_display.features */
 #define VHK_DISPLAY_EDID (1u << 0)      /* vhk_display_get_edid() */
 #define VHK_DISPLAY_DMABUF2 (1u << 1)   /* a dma-buf's modifier goes with it */
 
@@ -112,6 +112,40 @@ int vhk_display_move_cursor(struct vhk_display *d, unsigned scanout, uint32_t x,
 int vhk_display_hide_cursor(struct vhk_display *d, unsigned scanout, uint32_t x, uint32_t y);
 /** vhk_display_set_cursor() - how it looks, and where it is */
 int vhk_display_set_cursor(struct vhk_display *d, unsigned scanout, uint32_t x, uint32_t y, const struct vhk_display_cursor *c);
+
+/* ---- the front-end's side ---- */
+
+/**
+ * struct vhk_frontend_display - who shows what the device draws; set @size
+ * @features: VHK_DISPLAY_* that are served
+ * @get_info: which scanouts there are; all of *@ret_info was zero. 0 or a negative errno (none are there)
+ * @get_edid: of one of them: @ret_edid is filled, and its length is returned. Required with VHK_DISPLAY_EDID
+ * @set_scanout: both 0: it is off
+ * @update: @pixels of @rect, which is inside of the scanout; rows without gaps
+ * @set_dmabuf: duplicate @b->fd to keep it: nothing of it was looked at. Where the scanout is in the buffer was checked against what the
+ *              device says of its size, not against the buffer
+ * @update_dmabuf: the device may draw on it again when this returns. @rect may be outside
+ * @set_cursor: how it looks; @move_cursor follows
+ * @move_cursor: @visible or not; where may be outside
+ * @closed: nothing is shown any more. @e: the device broke this protocol; the rest of the front-end goes on, without a display until the
+ *          back-end is found again. NULL: the device has gone, or the front-end is closed
+ *
+ * Called from inside of front-end calls, on their thread. get_info is required; of the others those that are NULL are ignored.
+ */
+struct vhk_frontend_display {
+        size_t size;
+        uint32_t features;
+        int (*get_info)(void *arg, struct vhk_display_info *ret_info);
+        int (*get_edid)(void *arg, unsigned scanout, uint8_t ret_edid[VHK_DISPLAY_EDID_MAX]);
+        void (*set_scanout)(void *arg, unsigned scanout, uint32_t width, uint32_t height);
+        void (*update)(void *arg, unsigned scanout, const struct vhk_display_rect *rect, const uint32_t *pixels);
+        void (*set_dmabuf)(void *arg, unsigned scanout, const struct vhk_display_dmabuf *b);
+        void (*update_dmabuf)(void *arg, unsigned scanout, const struct vhk_display_rect *rect);
+        void (*set_cursor)(void *arg, unsigned scanout, const struct vhk_display_cursor *c);
+        void (*move_cursor)(void *arg, unsigned scanout, uint32_t x, uint32_t y, int visible);
+        void (*closed)(void *arg, const struct vhk_error *e);
+        void *arg;
+};
 
 #ifdef __cplusplus
 }

@@ -20,6 +20,7 @@ extern "C" {
 #endif
 
 struct vhk_frontend;
+struct vhk_frontend_display;
 
 enum vhk_frontend_event {
         VHK_FRONTEND_CONFIG_CHANGED,    /* read the configuration again */
@@ -99,6 +100,7 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
  * @protocol_offer: protocol features to take that are not taken by default; of these there is XEN_MMAP (bit 17): regions are described in
  *                  its longer form, as plain memory; it excludes postcopy
  * @objects: a table of <vhostkit/objects.h>, where the device may share its objects and find others'. NULL: it may not
+ * @display: shows what a graphics card draws, see <vhostkit/display.h>; copied. NULL: nothing is shown
  */
 struct vhk_frontend_options {
         size_t size;
@@ -122,6 +124,7 @@ struct vhk_frontend_options {
         void *miss_arg;
         struct vhk_objects *objects;
         uint64_t protocol_offer;
+        const struct vhk_frontend_display *display;
 };
 
 /**
@@ -155,6 +158,7 @@ struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 #define VHK_CAP_LOG             (1u << 8)       /* the dirty log of <vhostkit/migration.h> */
 #define VHK_CAP_POSTCOPY        (1u << 9)       /* postcopy, of <vhostkit/migration.h>; never together with VHK_CAP_MEM_SLOTS */
 #define VHK_CAP_STATE           (1u << 10)      /* device state, of <vhostkit/migration.h> */
+#define VHK_CAP_DISPLAY         (1u << 11)      /* what the device draws is shown */
 #define VHK_CAP_SHMEM           (1u << 12)      /* get_shmem_config, and the device may map */
 #define VHK_CAP_IOMMU           (1u << 13)      /* iotlb_update, iotlb_invalidate, once ACCESS_PLATFORM was set */
 #define VHK_CAP_ACK             (1u << 6)       /* refusals of the back-end are seen at the call that caused them */

@@ -60,7 +60,8 @@ static void tell_info(const struct vhk_display_errand *e, int error, const struc
         struct vhk_display_info info;
 
         for (unsigned i = 0; !error && i < VHK_GPU_SCANOUTS; i++)
-                info.modes[i] = (struct vhk_display_mode){ .rect = { le(p->modes[i].x), le(p->modes[i].y), le(p->modes[i].width), le(p->modes[i].height) },
+                info.modes[i] = (struct vhk_display_mode){ .rect = { le(p->modes[i].x), le(p->modes[i].y), le(p->modes[i].width),
+                        le(p->modes[i].height) },
                                                            .enabled = le(p->modes[i].enabled), .flags = le(p->modes[i].flags) };
         e->info(e->arg, error, error ? NULL : &info);
 }
@@ -244,7 +245,8 @@ static void on_display(void *arg, uint32_t events) {
 
 /* ---- any thread: errands are made ---- */
 
-static struct vhk_display_errand *errand_new(struct vhk_display *d, uint32_t life, uint32_t id, uint32_t size, int fd, void **ret_payload, int *ret_error) {
+static struct vhk_display_errand *errand_new(struct vhk_display *d, uint32_t life, uint32_t id, uint32_t size, int fd, void **ret_payload,
+        int *ret_error) {
         struct vhk_display_errand *e = calloc(1, sizeof(*e));
 
         *ret_error = -ENOMEM;
@@ -339,7 +341,8 @@ VHK_API int vhk_display_get_edid(struct vhk_display *d, unsigned scanout, vhk_di
 
         if (!done)
                 return -EINVAL;
-        return run(d, &(struct call){ .id = VHK_GPU_GET_EDID, .head = &p, .n_head = sizeof(p), .fd = -1 }, &(struct vhk_display_errand){ .edid = done, .arg = arg });
+        return run(d, &(struct call){ .id = VHK_GPU_GET_EDID, .head = &p, .n_head = sizeof(p), .fd = -1 },
+                &(struct vhk_display_errand){ .edid = done, .arg = arg });
 }
 
 VHK_API int vhk_display_set_scanout(struct vhk_display *d, unsigned scanout, uint32_t width, uint32_t height) {
@@ -363,10 +366,12 @@ VHK_API int vhk_display_update(struct vhk_display *d, unsigned scanout, const st
 VHK_API int vhk_display_set_dmabuf(struct vhk_display *d, unsigned scanout, const struct vhk_display_dmabuf *b) {
         if (b->size != sizeof(*b))
                 return -EINVAL;
-        struct vhk_g_dmabuf2 p = { scanout, b->rect.x, b->rect.y, b->rect.width, b->rect.height, b->fd_width, b->fd_height, b->stride, b->flags, b->fourcc,
+        struct vhk_g_dmabuf2 p = { scanout, b->rect.x, b->rect.y, b->rect.width, b->rect.height, b->fd_width, b->fd_height, b->stride, b->flags,
+                b->fourcc,
                                    b->modifier };
         return run(d, &(struct call){ .id = b->has_modifier ? VHK_GPU_DMABUF_SCANOUT2 : VHK_GPU_DMABUF_SCANOUT, .head = &p,
-                                      .n_head = b->has_modifier ? sizeof(p) : sizeof(struct vhk_g_dmabuf), .fd = b->fd }, &(struct vhk_display_errand){ .arg = NULL });
+                                      .n_head = b->has_modifier ? sizeof(p) : sizeof(struct vhk_g_dmabuf), .fd = b->fd },
+                                              &(struct vhk_display_errand){ .arg = NULL });
 }
 
 VHK_API int vhk_display_update_dmabuf(struct vhk_display *d, unsigned scanout, const struct vhk_display_rect *rect, vhk_done_fn done, void *arg) {
@@ -401,7 +406,8 @@ VHK_API int vhk_host_display(struct vhk_host *h, struct vhk_display **ret_d) {
 /* ---- open and closed ---- */
 
 /* From control itself; counted as all errands are. */
-static int send_own(struct vhk_display *d, uint32_t id, const void *payload, uint32_t size, void (*internal)(struct vhk_display *, int, const void *)) {
+static int send_own(struct vhk_display *d, uint32_t id, const void *payload, uint32_t size, void (*internal)(struct vhk_display *, int,
+        const void *)) {
         void *room;
         int k;
 

@@ -289,7 +289,8 @@ TEST(answers) {
         memset(&edid, 0, sizeof(edid));
         memset(&shown, 0, sizeof(shown));
         begin(1, 0);
-        i.modes[1] = (struct vhk_g_mode){ vhk_le32_of(1).v, vhk_le32_of(2).v, vhk_le32_of(800).v, vhk_le32_of(600).v, vhk_le32_of(1).v, vhk_le32_of(7).v };
+        i.modes[1] = (struct vhk_g_mode){ vhk_le32_of(1).v, vhk_le32_of(2).v, vhk_le32_of(800).v, vhk_le32_of(600).v, vhk_le32_of(1).v,
+                vhk_le32_of(7).v };
         e.n = vhk_le32_of(128).v;
         memset(e.edid, 0x5a, 128);
         CHECK_OK(vhk_display_update_dmabuf(display, 0, &r, on_done, &shown));
@@ -303,7 +304,8 @@ TEST(answers) {
         peer_send(VHK_GPU_GET_DISPLAY_INFO, VHK_HDR_REPLY, &i, sizeof(i));
         PUMP_UNTIL(&rig, info.n == 1 && edid.n == 1);
         CHECK(!info.error && !edid.error && !shown.n);
-        CHECK(info.info.modes[1].rect.x == 1 && info.info.modes[1].rect.y == 2 && info.info.modes[1].rect.width == 800 && info.info.modes[1].rect.height == 600);
+        CHECK(info.info.modes[1].rect.x == 1 && info.info.modes[1].rect.y == 2 && info.info.modes[1].rect.width == 800 &&
+                info.info.modes[1].rect.height == 600);
         CHECK(info.info.modes[1].enabled == 1 && info.info.modes[1].flags == 7 && !info.info.modes[0].enabled);
         CHECK(edid.n_edid == 128 && edid.edid[127] == 0x5a);
         peer_send(VHK_GPU_DMABUF_UPDATE, VHK_HDR_REPLY, NULL, 0);

@@ -186,7 +186,7 @@ static int answer_lookup(struct vhk_vhost_user *u) {
         return k < 0 ? k : 1;
 }
 
-int vhk_vu_serve(struct vhk_vhost_user *u) {
+static int serve_channel(struct vhk_vhost_user *u) {
         int n = 0;
 
         while (u->channel.fd >= 0 && n < SERVE_AT_ONCE) {
@@ -221,6 +221,12 @@ int vhk_vu_serve(struct vhk_vhost_user *u) {
                 n++;
         }
         return n;
+}
+
+int vhk_vu_serve(struct vhk_vhost_user *u) {
+        int n = serve_channel(u);
+
+        return n < 0 ? n : n + vhk_vu_display_serve(u);
 }
 
 /* ---- requests ---- */
@@ -261,10 +267,11 @@ static int receive(struct vhk_vhost_user *u, const struct vhk_row *row, const st
 
 static int wait_for_io(struct vhk_vhost_user *u, bool answer_due, uint64_t deadline) {
         uint64_t now = now_ns();
-        struct pollfd p[3] = {
+        struct pollfd p[] = {
                 { .fd = u->conn.fd, .events = (short)((answer_due ? POLLIN : 0) | (vhk_conn_wants_out(&u->conn) ? POLLOUT : 0)) },
                 { .fd = u->channel.fd, .events = (short)((u->objects.waits ? 0 : POLLIN) | (vhk_conn_wants_out(&u->channel) ? POLLOUT : 0)) },
                 { .fd = u->objects.waits ? u->objects.answer_bell : -1, .events = POLLIN },
+                { .fd = u->display.conn.fd, .events = vhk_conn_wants_out(&u->display.conn) ? POLLOUT : POLLIN },
         };
 
         if (now >= deadline)
@@ -272,7 +279,7 @@ static int wait_for_io(struct vhk_vhost_user *u, bool answer_due, uint64_t deadl
         uint64_t lookup = VHK_MAX(vhk_vu_lookup_deadline(u), now);
         deadline = VHK_MIN(deadline, lookup);
         uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)3600000);
-        if (poll(p, 3, (int)ms) < 0 && errno != EINTR)
+        if (poll(p, VHK_N(p), (int)ms) < 0 && errno != EINTR)
                 return vhk_errno();
         return 0;
 }

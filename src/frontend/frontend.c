@@ -5,6 +5,7 @@
  * Every call is bracketed by enter() and leave(). Callbacks (events, log, trace) run in between, so whatever they call
  * here finds the object busy. Events are told when the carrier is done, in the order: configuration changed, gone.
  */
+#include <vhostkit/display.h>
 #include <vhostkit/migration.h>
 
 #include "frontend/frontend.h"
@@ -144,6 +145,12 @@ static const struct vhk_frontend_carrier *carrier_of(const char *spec) {
         return &carriers[0];
 }
 
+static int check_display(const struct vhk_frontend_display *d) {
+        if (d->size < sizeof(*d) || !d->get_info || (d->features & ~(VHK_DISPLAY_EDID | VHK_DISPLAY_DMABUF2)))
+                return -EINVAL;
+        return (d->features & VHK_DISPLAY_EDID) && !d->get_edid ? -EINVAL : 0;
+}
+
 VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
         struct vhk_frontend_options own = { .size = sizeof(own) };
 
@@ -153,6 +160,8 @@ VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_option
                 memcpy(&own, o, VHK_MIN(o->size, sizeof(own)));
         if (own.shmem && (own.shmem->size < sizeof(*own.shmem) || !own.shmem->map || !own.shmem->unmap))
                 return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_shmem: size, map and unmap are not all set");
+        if (own.display && check_display(own.display) < 0)
+                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_display: size, features and what they need are not all set");
         if (!own.limit_ns)
                 own.limit_ns = 30000000000ull;
         const struct vhk_frontend_carrier *c = carrier_of(spec);

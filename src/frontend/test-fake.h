@@ -25,7 +25,7 @@ struct fake {
         pthread_t thread;
         int fd, stop_fd;                /* ours of the socket; ends the thread */
         struct vhk_conn conn;
-        int channel;                    /* the front-end's gift; -1 */
+        int channel, display;           /* the front-end's gifts; -1 */
         struct vhk_wire_state state;
         uint64_t n_queues, slots, status, refusal;
         uint32_t config_len;
@@ -114,6 +114,7 @@ static inline void fake_take(struct fake *b, uint32_t id, const union vhk_p_any 
         case VHK_FE_SET_VRING_CALL: b->call_word = p->u64.value; break;
         case VHK_FE_SET_VRING_KICK: b->kick_word = p->u64.value; break;
         case VHK_FE_SET_BACKEND_REQ_FD: b->channel = VHK_STEAL_FD(b->conn.in.fds[0]); vhk_fd_set_nonblock(b->channel, false); break;
+        case VHK_FE_GPU_SET_SOCKET: b->display = VHK_STEAL_FD(b->conn.in.fds[0]); break;
         }
 }
 
@@ -195,7 +196,7 @@ static inline void *fake_run(void *arg) {
          VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
 
 static inline void fake_init(struct fake *b) {
-        *b = (struct fake){ .channel = -1, .n_queues = 4, .slots = 32, .config_len = 60, .refusal = 1,
+        *b = (struct fake){ .channel = -1, .display = -1, .n_queues = 4, .slots = 32, .config_len = 60, .refusal = 1,
                 .state = { .features_offered = VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_INDIRECT_DESC) |
                                    VHK_BIT(VHK_F_RING_PACKED) | VHK_BIT(VHK_F_LOG_ALL), .protocol_offered = FAKE_PROTOCOL, .n_queues = 256 } };
 }
@@ -213,5 +214,6 @@ static inline void fake_stop(struct fake *b) {
         pthread_join(b->thread, NULL);
         vhk_conn_done(&b->conn);
         vhk_close(&b->channel);
+        vhk_close(&b->display);
         vhk_close(&b->stop_fd);
 }

@@ -282,6 +282,7 @@ static int dispatch(struct vhk_frontend *f) {
 
 static void free_all(struct vhk_vhost_user *u) {
         vhk_vu_objects_leave(u);
+        vhk_vu_display_close(u);
         vhk_conn_done(&u->channel);
         vhk_conn_done(&u->conn);
         vhk_close(&u->epoll_fd);
@@ -299,6 +300,7 @@ void vhk_vu_gone(struct vhk_frontend *f) {
         vhk_vu_shmem_forget(vu_of(f));
         vhk_vu_notifiers_forget(vu_of(f));
         vhk_vu_objects_forget(vu_of(f));
+        vhk_vu_display_close(vu_of(f));
 }
 
 static void close_(struct vhk_frontend *f) {
@@ -502,6 +504,8 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
                 c &= ~VHK_CAP_LOG;
         if (u->f.info.features & VHK_BIT(VHK_F_ACCESS_PLATFORM))
                 c |= VHK_CAP_IOMMU;
+        if (u->display.conn.fd >= 0)
+                c |= VHK_CAP_DISPLAY;
         return c;
 }
 
@@ -517,6 +521,8 @@ static int handshake(struct vhk_vhost_user *u) {
                 k = open_channel(u);
         if (k == 0)
                 k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_OWNER }, NULL, NULL);
+        if (k == 0)
+                k = vhk_vu_display_open(u);
         if (k < 0)
                 return k;
         bool iommu = u->f.options.iommu && (u->state.protocol & NEEDED_BY_IOMMU) == NEEDED_BY_IOMMU;
@@ -554,10 +560,13 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
         u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id, .iova_last = UINT64_MAX },
                 .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
         u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = u->log_fd = -1;
+        u->display.conn.fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
         u->objects.ask_bell = u->objects.answer_bell = u->objects.fd = -1;
         if (o->shmem)
                 u->shmem.callbacks = *o->shmem;
+        if (o->display)
+                u->display.callbacks = *o->display;
         u->spec = spec ? strdup(spec) : NULL;
         if (!spec || u->spec)
                 return u;

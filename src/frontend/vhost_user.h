@@ -2,8 +2,11 @@
 /* The vhost-user carrier of a front-end, in three files: call.c talks, table.c lends memory, vhost_user.c does the rest. */
 #pragma once
 
+#include <vhostkit/display.h>
+
 #include "frontend/frontend.h"
 #include "sock/sock.h"
+#include "wire/gpu.h"
 #include "wire/wire.h"
 
 /* A region as the back-end knows it. */
@@ -35,6 +38,18 @@ struct vhk_vu_shmem {
         uint64_t sizes[VHK_SHMEM_REGIONS];
         struct vhk_shmem_map mappings[VHK_SHMEM_MAPPINGS];      /* in no order; fd -1 */
         unsigned n;
+};
+
+/* What the device draws on (display.c). */
+struct vhk_vu_display {
+        struct vhk_frontend_display callbacks;  /* size 0: nothing is shown */
+        struct vhk_conn conn;                   /* fd -1: none */
+        bool is_shown;                          /* the caller will be told the end */
+        struct vhk_gpu_state state;
+        struct vhk_vu_scanout {
+                uint32_t width, height;
+                bool is_dmabuf;
+        } scanouts[VHK_GPU_SCANOUTS];
 };
 
 #define VHK_VU_TRANSLATIONS 256u        /* as many as rings: each waits for one at most */
@@ -73,6 +88,7 @@ struct vhk_vhost_user {
         unsigned n_lent;
         struct vhk_vu_shmem shmem;
         struct vhk_vu_objects objects;
+        struct vhk_vu_display display;
 };
 
 static inline bool vhk_vu_has(const struct vhk_vhost_user *u, unsigned protocol_bit) {
@@ -184,6 +200,12 @@ bool vhk_vu_lookup_is_over(struct vhk_vhost_user *u, int *ret_fd);
 uint64_t vhk_vu_lookup_deadline(const struct vhk_vhost_user *u);        /* UINT64_MAX: there is none */
 /* Asks our back-end for what others look up. Number, or a negative errno: the connection has ended. */
 int vhk_vu_serve_lookups(struct vhk_vhost_user *u);
+
+/* ---- display.c ---- */
+
+int vhk_vu_display_open(struct vhk_vhost_user *u);      /* part of the handshake; 0 as well if the device wants none */
+void vhk_vu_display_close(struct vhk_vhost_user *u);    /* the caller is told; may come twice */
+int vhk_vu_display_serve(struct vhk_vhost_user *u);     /* requests that are there: number; the connection lives in any case */
 
 /* ---- table.c ---- */
 

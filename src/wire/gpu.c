@@ -213,7 +213,8 @@ static void add_modes(struct vhk_line *o, const void *payload) {
 
         for (unsigned i = 0; i < VHK_GPU_SCANOUTS; i++)
                 if (p.modes[i].enabled)
-                        vhk_line_add(o, " [%u: %ux%u]", i, vhk_le32_get((vhk_le32){ p.modes[i].width }), vhk_le32_get((vhk_le32){ p.modes[i].height }));
+                        vhk_line_add(o, " [%u: %ux%u]", i, vhk_le32_get((vhk_le32){ p.modes[i].width }),
+                                vhk_le32_get((vhk_le32){ p.modes[i].height }));
 }
 
 size_t vhk_gpu_print(const struct vhk_hdr *h, const void *payload, unsigned n_fds, char *buf, size_t size) {

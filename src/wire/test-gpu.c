@@ -94,7 +94,8 @@ TEST(a_wrong_size_breaks_its_rule) {
                         if (sizes[i] == good || (!good && i == 1))
                                 continue;
                         m.hdr.size = sizes[i];
-                        enum vhk_rule expected = sizes[i] > most ? VHK_RULE_SIZE_LONG : sizes[i] < vhk_gpu_size(row->request) ? VHK_RULE_SIZE_SHORT : VHK_RULE_GPU_DATA;
+                        enum vhk_rule expected = sizes[i] > most ? VHK_RULE_SIZE_LONG
+                                : sizes[i] < vhk_gpu_size(row->request) ? VHK_RULE_SIZE_SHORT : VHK_RULE_GPU_DATA;
                         CHECK_RULE(run(&m), expected, row, "%u bytes instead of %u", sizes[i], good);
                         if (sizes[i] > most)
                                 CHECK_RULE(vhk_gpu_check_header(&m.state, &m.hdr), VHK_RULE_SIZE_LONG, row, "header of %u bytes", sizes[i]);
@@ -122,7 +123,8 @@ TEST(a_wrong_number_of_descriptors_breaks_its_rule) {
                 vhk_gpu_sample_make(&m, row);
                 unsigned good = m.n_fds;
                 for (m.n_fds = 0; m.n_fds < 10; m.n_fds++)
-                        CHECK_RULE(run(&m), m.n_fds == good ? VHK_RULE_OK : m.n_fds > good ? VHK_RULE_FDS_EXTRA : VHK_RULE_FDS_MISSING, row, "%u descriptors", m.n_fds);
+                        CHECK_RULE(run(&m), m.n_fds == good ? VHK_RULE_OK : m.n_fds > good ? VHK_RULE_FDS_EXTRA : VHK_RULE_FDS_MISSING, row,
+                                "%u descriptors", m.n_fds);
                 if (row->fds != VHK_GPU_FDS_UNLESS_EMPTY)
                         continue;
                 m.u.dmabuf.width = m.u.dmabuf.height = m.n_fds = 0;
@@ -173,8 +175,10 @@ TEST(scanouts_are_numbered_to_15) {
 
 TEST(sides_of_a_scanout) {
         static const struct { uint32_t w, h; enum vhk_rule rule; } cases[] = {
-                { 0, 0, VHK_RULE_OK }, { 1, 1, VHK_RULE_OK }, { 8192, 8192, VHK_RULE_OK }, { 8193, 1, VHK_RULE_GPU_SIDE }, { 1, 8193, VHK_RULE_GPU_SIDE },
-                { 0, 1, VHK_RULE_GPU_SIDE }, { 1, 0, VHK_RULE_GPU_SIDE }, { 0x10000, 0x10000, VHK_RULE_GPU_SIDE }, { UINT32_MAX, UINT32_MAX, VHK_RULE_GPU_SIDE },
+                { 0, 0, VHK_RULE_OK }, { 1, 1, VHK_RULE_OK }, { 8192, 8192, VHK_RULE_OK }, { 8193, 1, VHK_RULE_GPU_SIDE }, { 1, 8193,
+                        VHK_RULE_GPU_SIDE },
+                { 0, 1, VHK_RULE_GPU_SIDE }, { 1, 0, VHK_RULE_GPU_SIDE }, { 0x10000, 0x10000, VHK_RULE_GPU_SIDE }, { UINT32_MAX, UINT32_MAX,
+                        VHK_RULE_GPU_SIDE },
         };
 
         for (unsigned i = 0; i < VHK_N(cases); i++) {
@@ -207,12 +211,14 @@ TEST(rectangles_do_not_wrap) {
         for (uint32_t id = VHK_GPU_DMABUF_SCANOUT; id <= VHK_GPU_DMABUF_SCANOUT2; id += VHK_GPU_DMABUF_SCANOUT2 - VHK_GPU_DMABUF_SCANOUT) {
                 const struct vhk_gpu_row *row = vhk_gpu_row(id);
                 static const struct { uint32_t x, y, w, h, fd_w, fd_h; enum vhk_rule rule; } cases[] = {
-                        { 1, 1, 63, 31, 64, 32, VHK_RULE_OK }, { 1, 0, 64, 32, 64, 32, VHK_RULE_GPU_RECT }, { 0, 1, 64, 32, 64, 32, VHK_RULE_GPU_RECT },
+                        { 1, 1, 63, 31, 64, 32, VHK_RULE_OK }, { 1, 0, 64, 32, 64, 32, VHK_RULE_GPU_RECT }, { 0, 1, 64, 32, 64, 32,
+                                VHK_RULE_GPU_RECT },
                         { UINT32_MAX, 0, 1, 1, UINT32_MAX, 1, VHK_RULE_GPU_RECT }, { 0, UINT32_MAX, 2, 2, 64, 1, VHK_RULE_GPU_RECT },
                 };
                 for (unsigned i = 0; i < VHK_N(cases); i++) {
                         vhk_gpu_sample_make(&m, row);
-                        m.u.dmabuf = (struct vhk_g_dmabuf){ 0, cases[i].x, cases[i].y, cases[i].w, cases[i].h, cases[i].fd_w, cases[i].fd_h, 256, 0, 1 };
+                        m.u.dmabuf = (struct vhk_g_dmabuf){ 0, cases[i].x, cases[i].y, cases[i].w, cases[i].h, cases[i].fd_w, cases[i].fd_h, 256,
+                                0, 1 };
                         CHECK_RULE(run(&m), cases[i].rule, row, "case %u", i);
                 }
         }
@@ -220,7 +226,8 @@ TEST(rectangles_do_not_wrap) {
 
 /* 0x10000 x 0x10000 pixels of four bytes are 0 bytes to whoever counts in 32 bits; 0x8000 x 0x8000 x 4 as well. */
 TEST(pixels_are_counted_in_64_bits) {
-        static const struct { uint32_t w, h; } wide[] = { { 0x10000, 0x10000 }, { 0x8000, 0x8000 }, { 0x80000001, 2 }, { 4, 3 }, { 3, 2 }, { 0, 5 }, { UINT32_MAX, UINT32_MAX } };
+        static const struct { uint32_t w, h; } wide[] = { { 0x10000, 0x10000 }, { 0x8000, 0x8000 }, { 0x80000001, 2 }, { 4, 3 }, { 3, 2 }, { 0,
+                5 }, { UINT32_MAX, UINT32_MAX } };
 
         for (unsigned i = 0; i < VHK_N(wide); i++) {
                 vhk_gpu_sample_make(&m, vhk_gpu_row(VHK_GPU_UPDATE));
@@ -267,7 +274,8 @@ TEST(answers) {
 }
 
 TEST(lines_are_for_people) {
-        struct vhk_g_display_info info = { .type = VHK_GPU_INFO_OK, .modes[1] = { .width = vhk_le32_of(1024).v, .height = vhk_le32_of(768).v, .enabled = 1 } };
+        struct vhk_g_display_info info = { .type = VHK_GPU_INFO_OK, .modes[1] = { .width = vhk_le32_of(1024).v, .height = vhk_le32_of(768).v,
+                .enabled = 1 } };
         char line[200];
 
         vhk_gpu_sample_make(&m, vhk_gpu_row(VHK_GPU_UPDATE));
@@ -275,7 +283,9 @@ TEST(lines_are_for_people) {
         CHECK_STR(line, "UPDATE scanout 3 x 8 y 6 width 4 height 2 (52 bytes, no fds)");
         vhk_gpu_sample_make(&m, vhk_gpu_row(VHK_GPU_DMABUF_SCANOUT2));
         vhk_gpu_print(&m.hdr, m.u.bytes, 1, line, sizeof(line));
-        CHECK_STR(line, "DMABUF_SCANOUT2 scanout 3 x 0 y 0 width 64 height 32 fd_width 64 fd_height 32 stride 256 flags 0x0 fourcc 0x34325258 modifier 0x0 (48 bytes, 1 fd)");
+        CHECK_STR(line,
+                "DMABUF_SCANOUT2 scanout 3 x 0 y 0 width 64 height 32 fd_width 64 fd_height 32 stride 256 "
+                  "flags 0x0 fourcc 0x34325258 modifier 0x0 (48 bytes, 1 fd)");
         vhk_gpu_print(&(struct vhk_hdr){ VHK_GPU_GET_PROTOCOL_FEATURES, 4, 8 }, &(uint64_t){ 7 }, 2, line, sizeof(line));
         CHECK_STR(line, "GET_PROTOCOL_FEATURES reply value 0x7 EDID DMABUF2 (8 bytes, 2 fds)");
         vhk_gpu_print(&(struct vhk_hdr){ VHK_GPU_GET_DISPLAY_INFO, 4, 408 }, &info, 0, line, sizeof(line));
