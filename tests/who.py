@@ -62,12 +62,15 @@ def small_kinds():
 
 
 def kernels():
-    """A row for each way into the kernel, with the scenarios that went it."""
+    """A row for each way into the kernel, with the versions and the scenarios that went it."""
     rows = {}
     for name, seen in sorted(kernel.kept().items()):
-        for version, who, *words in seen:
-            rows.setdefault((f"Linux {version}, {who}", *words), []).append(f"`{name}`")
-    return [f"| {' | '.join(words)} | {', '.join(names)} |" for words, names in sorted(rows.items())]
+        for version, *words in seen:
+            versions, names = rows.setdefault(tuple(words), ({}, []))
+            versions[version] = True
+            names.append(name)
+    return [f"| {who} in Linux {', '.join(versions)} | {' | '.join(words)} | {families(names)} |"
+            for (who, *words), (versions, names) in sorted(rows.items())]
 
 
 def table():

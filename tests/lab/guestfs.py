@@ -8,6 +8,7 @@ User-Mode Linux.  Both are cached and made anew when any byte that goes in has c
 
 import glob
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -114,31 +115,35 @@ def _kernel_modules(tree, kernel, names):
     for name in names:
         order = debian.load_order(kernel, name)
         for module in order:
-            tree.copy(module, f"lib/modules/{os.path.basename(module)}")
-        tree.put(f"lib/modules/{name}.order",
-                 "".join(os.path.basename(m) + "\n" for m in order).encode())
+            with lzma.open(module) if module.endswith(".xz") else open(module, "rb") as f:
+                tree.put(f"lib/modules/{_ko(module)}", f.read())
+        tree.put(f"lib/modules/{name}.order", "".join(_ko(m) + "\n" for m in order).encode())
+
+
+def _ko(module):
+    return os.path.basename(module).removesuffix(".xz")
 
 
 def linux(cache):
     """(kernel image, initramfs) for a QEMU that is a front-end."""
-    return _boot(cache, "front-end", KERNEL_MODULES, GUEST_PROGRAMS)
+    return _boot(cache, debian.OLDEST, "front-end", KERNEL_MODULES, GUEST_PROGRAMS)
 
 
-def linux_vhost(cache, tree, path):
+def linux_vhost(cache, which, tree, path):
     """(kernel image, initramfs) for a QEMU in which programs meet the kernel's own vhost, vDPA and VDUSE.  The
     programs are in @tree; the initramfs, which they make this run's own, is written to @path."""
-    debian.add_vdpa(cache)
-    vmlinux, initrd = _boot(cache, "vhost", VHOST_MODULES, GUEST_PROGRAMS + VHOST_PROGRAMS)
+    debian.add_vdpa(cache, which)
+    vmlinux, initrd = _boot(cache, which, f"vhost-{which}", VHOST_MODULES, GUEST_PROGRAMS + VHOST_PROGRAMS)
     shutil.copyfile(initrd, path)
     with open(path, "ab") as f:
         tree.write_cpio(f)      # one archive after the other: the kernel unpacks both
     return vmlinux, path
 
 
-def _boot(cache, kind, modules, programs):
+def _boot(cache, which, kind, modules, programs):
     need("modprobe", "kmod")
     with debian.locked(cache):
-        kernel = debian.kernel(cache)
+        kernel = debian.kernel(cache, which)
         tree = Tree()
         tree.busybox()
         tree.scripts()

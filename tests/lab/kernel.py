@@ -2,7 +2,8 @@
 """Scenarios in which our programs run inside a guest, as root, beside the kernel they drive: vhost-net, vhost-vsock,
 vhost-scsi, vhost-vdpa and VDUSE.  The guest has no device of ours; QEMU is only where such a kernel can be had.
 
-What the scenario kernel-NAME does is a script, guest/kernel-NAME.sh; guest/kernel-lib.sh is what those share.  Whom they met there
+What the scenario kernel-NAME does is a script, guest/kernel-NAME.sh; guest/kernel-lib.sh is what those share.  kernel-NAME-6.12 is
+the same on a newer kernel.  Whom they met there
 ("LAB witness.N=who | as | for | our program") is kept in kernel-witness, which the README's table is made from:
 a scenario that sees something else fails, `run NAME --record` writes it anew.
 """
@@ -10,9 +11,11 @@ a scenario that sees something else fails, `run NAME --record` writes it anew.
 import collections
 import fcntl
 import glob
+import itertools
 import os
 import re
 
+import debian
 import guestfs
 from lab import Fail, need, read_text
 from machines import Qemu
@@ -24,24 +27,24 @@ WITNESS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel-witne
 SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.M)
 
 # Our programs, and (program, package) of others that it runs.
-Kernel = collections.namedtuple("Kernel", "programs foreign")
+Guest = collections.namedtuple("Guest", "programs foreign", defaults=((),))
 SCENARIOS = {
-    "kernel-modules": Kernel((), ()),
-    "kernel-mgmt": Kernel(("vhk",), ()),
-    "kernel-vhost-net": Kernel(("test-kernel-net",), ()),
-    "kernel-vdpa-blk": Kernel((), ()),
-    "kernel-qsd-vduse": Kernel((), (QSD,)),
+    "kernel-modules": Guest(()),
+    "kernel-mgmt": Guest(("vhk",)),
+    "kernel-vhost-net": Guest(("test-kernel-net",)),
+    "kernel-vdpa-blk": Guest(()),
+    "kernel-qsd-vduse": Guest((), (QSD,)),
 }
 
 
-def guest(lab, script, programs, files=None):
+def guest(lab, kernel, script, programs, files=None):
     """Runs a guest script with these programs in /bin; gives its facts, the programs' tests among them."""
     tree = guestfs.Tree()
     for program in programs:
         tree.program(program, f"bin/{os.path.basename(program)}")
     for source, path in (files or {}).items():
         tree.copy(source, path)
-    root = guestfs.linux_vhost(lab.cache, tree, lab.path("initrd"))
+    root = guestfs.linux_vhost(lab.cache, kernel, tree, lab.path("initrd"))
     machine = Qemu(lab, script, [], memory=MEMORY, cpus=CPUS, root=root)
     facts = machine.wait()
     tests = [sum(int(n or 0) for n in column) for column in zip(*SUMMARY.findall(read_text(machine.console)))]
@@ -50,16 +53,20 @@ def guest(lab, script, programs, files=None):
     return facts
 
 
-def run(name):
+def run(name, kernel):
     def scenario(lab):
         wanted = SCENARIOS[name]
         programs = [lab.program(p) for p in wanted.programs] + [need(*p) for p in wanted.foreign]
-        facts = guest(lab, name, programs)
+        facts = guest(lab, kernel, name, programs)
         for fact in sorted(facts):
             if fact.endswith(".seconds"):
                 lab.note(f"{fact[:-len('.seconds')]}: {facts[fact]} s")
-        keep(lab, name, facts)
+        keep(lab, full_name(name, kernel), facts)
     return scenario
+
+
+def full_name(name, kernel):
+    return name if kernel == debian.OLDEST else f"{name}-{kernel}"
 
 
 # ---- whom they met ----
@@ -99,12 +106,12 @@ def built(lab):
     return [path for path in found if os.path.isfile(path) and os.access(path, os.X_OK)]
 
 
-def script(lab, path, programs):
+def script(lab, kernel, path, programs):
     """Not a scenario: one script while it is being written."""
     lab.verbose = True
-    guest(lab, "try", built(lab) + programs, files={path: "lab/try.sh"})
+    guest(lab, kernel, "try", built(lab) + programs, files={path: "lab/try.sh"})
 
 
 def register(scenario):
-    for name in SCENARIOS:
-        scenario(name, backend="linux")(run(name))
+    for name, kernel in itertools.product(SCENARIOS, debian.KERNELS):
+        scenario(full_name(name, kernel), backend=f"Linux {kernel}")(run(name, kernel))

@@ -4,6 +4,11 @@
 
 fact version "$(sed 's/.* Debian \([0-9.]*\).*/\1/' /proc/version)"
 
+# at_least 6.5: whether the kernel is that new
+at_least() {
+	[ "$(printf '%s\n' "$1" "$(uname -r)" | sort -V | head -n 1)" = "$1" ]
+}
+
 # witness WHO AS FOR OURS: our program (or the call) has met this peer
 witnesses=0
 witness() {
