@@ -8,7 +8,6 @@ the same on a newer kernel.  Whom they met there
 a scenario that sees something else fails, `run NAME --record` writes it anew.
 """
 
-import collections
 import fcntl
 import glob
 import itertools
@@ -22,25 +21,30 @@ from machines import Qemu
 
 MEMORY = "1024M"
 CPUS = 2
-QSD = ("qemu-storage-daemon", "qemu-system-common")
 WITNESS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel-witness")
 SUMMARY = re.compile(r"^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$", re.M)
 
-# Our programs, and (program, package) of others that it runs.
-Guest = collections.namedtuple("Guest", "programs foreign", defaults=((),))
-SCENARIOS = {
-    "kernel-modules": Guest(()),
-    "kernel-mgmt": Guest(("vhk",)),
-    "kernel-vhost-net": Guest(("test-kernel-net",)),
-    "kernel-vdpa-blk": Guest(()),
-    "kernel-qsd-vduse": Guest((), (QSD,)),
-}
+# Its line "Runs: vhk, qemu-storage-daemon of qemu-system-common" names programs of ours and of packages.
+RUNS = re.compile(r"^# Runs: (.*)$", re.M)
 
 
-def guest(lab, kernel, script, programs, files=None):
+def scripts():
+    """The scenarios' names on the oldest kernel; each is its script's."""
+    found = (os.path.basename(path).removesuffix(".sh") for path in glob.glob(os.path.join(guestfs.GUEST, "kernel-*.sh")))
+    return sorted(name for name in found if name != "kernel-lib")
+
+
+def programs(lab, name):
+    """The paths of what a script runs."""
+    found = RUNS.search(read_text(os.path.join(guestfs.GUEST, f"{name}.sh")))
+    words = [word.split(" of ") for word in found.group(1).split(", ")] if found else []
+    return [need(*word) if word[1:] else lab.program(word[0]) for word in words]
+
+
+def guest(lab, kernel, script, paths, files=None):
     """Runs a guest script with these programs in /bin; gives its facts, the programs' tests among them."""
     tree = guestfs.Tree()
-    for program in programs:
+    for program in paths:
         tree.program(program, f"bin/{os.path.basename(program)}")
     for source, path in (files or {}).items():
         tree.copy(source, path)
@@ -55,9 +59,7 @@ def guest(lab, kernel, script, programs, files=None):
 
 def run(name, kernel):
     def scenario(lab):
-        wanted = SCENARIOS[name]
-        programs = [lab.program(p) for p in wanted.programs] + [need(*p) for p in wanted.foreign]
-        facts = guest(lab, kernel, name, programs)
+        facts = guest(lab, kernel, name, programs(lab, name))
         for fact in sorted(facts):
             if fact.endswith(".seconds"):
                 lab.note(f"{fact[:-len('.seconds')]}: {facts[fact]} s")
@@ -106,12 +108,12 @@ def built(lab):
     return [path for path in found if os.path.isfile(path) and os.access(path, os.X_OK)]
 
 
-def script(lab, kernel, path, programs):
+def script(lab, kernel, path, others):
     """Not a scenario: one script while it is being written."""
     lab.verbose = True
-    guest(lab, kernel, "try", built(lab) + programs, files={path: "lab/try.sh"})
+    guest(lab, kernel, "try", built(lab) + others, files={path: "lab/try.sh"})
 
 
 def register(scenario):
-    for name, kernel in itertools.product(SCENARIOS, debian.KERNELS):
+    for name, kernel in itertools.product(scripts(), debian.KERNELS):
         scenario(full_name(name, kernel), backend=f"Linux {kernel}")(run(name, kernel))

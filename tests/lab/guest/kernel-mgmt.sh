@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Management of vDPA devices by vhk, and by iproute2's vdpa: each lists what the other made, and both are refused alike.
+# Runs: vhk
 . /lab/kernel-lib.sh
 
 # refused WORDS COMMAND...: fails with status 1 and a line that has these words

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # The other VDUSE block device there is: qemu-storage-daemon's.
+# Runs: qemu-storage-daemon of qemu-system-common
 . /lab/kernel-lib.sh
 
 load_vdpa

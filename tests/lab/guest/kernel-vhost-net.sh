@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Frames through the kernel's vhost-net: its stack, in one namespace and in two, is the peer.
+# Runs: test-kernel-net
 . /lab/kernel-lib.sh
 
 load_vhost
