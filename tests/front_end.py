@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The smallest vhost-user front-end, for tests of daemons: one region of memory, one split ring, one request at a time. It shares no
+"""The smallest vhost-user front-end, for tests of daemons: one region of memory, split rings, one request at a time. It shares no
 code with the library, so it sees what a stranger would see."""
 import mmap
 import os
@@ -9,7 +9,8 @@ import struct
 
 NUM = 16
 GPA, UVA = 0x40000000, 0x700000000000
-DESC, AVAIL, USED, DATA = 0, 0x1000, 0x2000, 0x3000
+DESC, AVAIL, USED, DATA = 0, 0x1000, 0x2000, 0x3000     # of ring 0; the others RING behind each other
+RING = 0x8000
 SIZE = 1 << 20
 
 
@@ -21,6 +22,7 @@ class FrontEnd:
         os.ftruncate(self.memfd, SIZE)
         self.mem = mmap.mmap(self.memfd, SIZE)
         self.kick, self.call = self.own(os.eventfd(0)), self.own(os.eventfd(0))
+        self.kicks = [self.kick]
 
     def own(self, fd):
         self.fds.append(fd)
@@ -52,33 +54,37 @@ class FrontEnd:
             data += more
         return data
 
-    def start(self, features=0):
-        """Brings up ring 0."""
+    def start(self, features=0, rings=1):
+        """Brings up ring 0, and others; all have the same descriptors."""
         self.send(3)
         offered, = struct.unpack('<Q', self.ask(1))
         self.send(2, struct.pack('<Q', (features | 1 << 32) & offered))
         self.send(5, struct.pack('<IIQQQQ', 1, 0, GPA, SIZE, UVA, 0), [self.memfd])
-        self.send(8, struct.pack('<II', 0, NUM))
-        self.send(10, struct.pack('<II', 0, 0))
-        self.send(9, struct.pack('<IIQQQQ', 0, 0, UVA + DESC, UVA + USED, UVA + AVAIL, 0))
-        self.send(13, struct.pack('<Q', 0), [self.call])
-        self.send(12, struct.pack('<Q', 0), [self.kick])
+        for i in range(rings):
+            at = UVA + i * RING
+            self.kicks += [self.own(os.eventfd(0))] if i else []
+            self.send(8, struct.pack('<II', i, NUM))
+            self.send(10, struct.pack('<II', i, 0))
+            self.send(9, struct.pack('<IIQQQQ', i, 0, at + DESC, at + USED, at + AVAIL, 0))
+            self.send(13, struct.pack('<Q', i), [self.call])
+            self.send(12, struct.pack('<Q', i), [self.kicks[i]])
         self.ask(1)             # all that has been done
 
-    def request(self, out, n_in):
+    def request(self, out, n_in, ring=0, head=0):
         """Makes one request available: @out bytes, then room for @n_in; kicks."""
+        base = ring * RING
         self.mem[DATA:DATA + len(out)] = out
         self.mem[DATA + 0x1000:DATA + 0x1000 + n_in] = b'\xee' * n_in
-        head = 0
+        at = base + DESC + 16 * head
         if out:
-            self.mem[DESC:DESC + 16] = struct.pack('<QIHH', GPA + DATA, len(out), 1 if n_in else 0, 1)
-        at = DESC + (16 if out else 0)
+            self.mem[at:at + 16] = struct.pack('<QIHH', GPA + DATA, len(out), 1 if n_in else 0, head + 1)
+            at += 16
         self.mem[at:at + 16] = struct.pack('<QIHH', GPA + DATA + 0x1000, n_in, 2, 0)
-        index = struct.unpack('<H', self.mem[AVAIL + 2:AVAIL + 4])[0]
-        slot = AVAIL + 4 + 2 * (index % NUM)
+        index = struct.unpack('<H', self.mem[base + AVAIL + 2:base + AVAIL + 4])[0]
+        slot = base + AVAIL + 4 + 2 * (index % NUM)
         self.mem[slot:slot + 2] = struct.pack('<H', head)
-        self.mem[AVAIL + 2:AVAIL + 4] = struct.pack('<H', (index + 1) & 0xffff)
-        os.eventfd_write(self.kick, 1)
+        self.mem[base + AVAIL + 2:base + AVAIL + 4] = struct.pack('<H', (index + 1) & 0xffff)
+        os.eventfd_write(self.kicks[ring], 1)
 
     def wait(self, n_in):
         """The answer: what was written, and the used length."""

@@ -13,7 +13,7 @@ static void run(void *dev, struct vhk_queue *q) {
 static const struct vhk_device_ops stuck = {
         .size = sizeof(stuck),
         .virtio_id = 4,
-        .n_queues = 1,
+        .n_queues = 3,
         .queue_size_max = 64,
         .threads = VHK_THREADS_SINGLE,
         .queue_run = run,

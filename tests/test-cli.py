@@ -482,11 +482,13 @@ class Serving(Case):
         c = self.start('-s', path, program=STUCK)
         f = FrontEnd(self.connect(path, c))
         self.addCleanup(f.close)
-        if record is not None:          # INFLIGHT_SHMFD: one ring of 16 entries
+        if record is not None:          # INFLIGHT_SHMFD: rings of 16 entries
             f.send(16, struct.pack('<Q', 1 << 12))
-            f.send(32, struct.pack('<QQHH', 4096, 0, 1, 16), [record])
-        f.start()
+            f.send(32, struct.pack('<QQHH', 4096, 0, 3, 16), [record])
+        f.start(rings=3)
         f.request(b'', 64)
+        f.request(b'', 64, ring=2)
+        f.request(b'', 64, ring=2, head=5)
         with self.assertRaises(TimeoutError):
             f.limit = 0.1
             f.wait(64)
@@ -507,9 +509,12 @@ class Serving(Case):
         c = self.stuck(record)          # ... but not for ever
         told = self.ends(c, 1)
         self.assertIn('still in flight', told)
-        self.assertIn('in-flight record', told)
-        version, _, _, used = struct.unpack('<HHHH', os.pread(record, 8, 8))
-        self.assertEqual((version, used, os.pread(record, 1, 16)), (1, 0, b'\x01'))
+        self.assertIn("3 left in the front-end's in-flight record (ring 0: 1, ring 2: 2)", told)
+        for ring, heads in (0, [0]), (1, []), (2, [0, 5]):
+            at = ring * 320
+            version, _, _, used = struct.unpack('<HHHH', os.pread(record, 8, at + 8))
+            self.assertEqual((version, used), (1, 0))
+            self.assertEqual([i for i in range(16) if os.pread(record, 1, at + 16 + 16 * i) == b'\x01'], heads)
 
     def test_memory_that_vanishes(self):
         c, path = self.serve()

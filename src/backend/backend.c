@@ -138,9 +138,11 @@ void vhk_backend_session_ended(struct vhk_backend *b) {
 
 /* The device has not given back its requests in time. */
 static void give_up(struct vhk_backend *b) {
+        char left[160];
+
         b->stuck = true;
-        vhk_session_fail(b, -ETIMEDOUT, "backend.stuck", "requests were still in flight at the time limit of the stop%s",
-                         b->session.inflight.mapping ? ": they are left in the front-end's in-flight record" : "");
+        vhk_inflight_tell(b, left, sizeof(left));
+        vhk_session_fail(b, -ETIMEDOUT, "backend.stuck", "requests were still in flight at the time limit of the stop%s", left);
         close_listener(b);
         vhk_session_abandon(b);
         b->state = VHK_BACKEND_RETIRING;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * The in-flight record as messages: made for the front-end, which keeps it, and taken back from it. What is in it is
- * written and read by the rings alone, at their homes (ring/inflight.h). Control worker.
+ * written and read by the rings alone, at their homes (ring/inflight.h); control counts what they leave. Control worker.
  *
  * Each GET is a record of its own (QEMU asks anew when its guest was reset), and we keep nothing of it: SET brings it back.
  * Source: vhost-user, "Inflight I/O tracking"; QEMU sends the queue size of the device, which a driver may undercut.
  */
+#include <stdio.h>
+
 #include "backend/session.h"
 #include "mem/mapping.h"
 
@@ -59,6 +61,26 @@ void vhk_inflight_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_
         c->inflight = a->mapping->host + i * vhk_inflight_split_bytes(a->n_entries);
         c->inflight_mapping = a->mapping;
         c->inflight_num = a->n_entries;
+}
+
+void vhk_inflight_tell(const struct vhk_backend *b, char *text, size_t room) {
+        const struct vhk_session *s = &b->session;
+        unsigned total = 0, n_told = 0;
+        char each[96] = "";
+        size_t at = 0;
+
+        text[0] = '\0';
+        for (unsigned i = 0; i < b->n_queues && vhk_inflight_has_ring(b, i); i++) {
+                const uint8_t *record = s->inflight.mapping->host + i * vhk_inflight_split_bytes(s->inflight.n_entries);
+                unsigned n = vhk_ring_runs(b, i) ? vhk_inflight_count(record, (uint16_t)s->rings[i].num) : 0;
+                if (n && n_told++ < 4)          /* enough for a sentence */
+                        at += (size_t)snprintf(each + at, sizeof(each) - at, "%sring %u: %u", at ? ", " : "", i, n);
+                else if (n && n_told == 5)
+                        at += (size_t)snprintf(each + at, sizeof(each) - at, " ...");
+                total += n;
+        }
+        if (s->inflight.mapping)
+                snprintf(text, room, ": %u left in the front-end's in-flight record%s%s%s", total, total ? " (" : "", each, total ? ")" : "");
 }
 
 bool vhk_inflight_is_bad(const struct vhk_backend *b) {

@@ -317,6 +317,8 @@ bool vhk_inflight_has_ring(const struct vhk_backend *b, unsigned i);    /* is ri
 int vhk_inflight_check_ring(struct vhk_backend *b, unsigned i);         /* is the record large enough? 0, or a refusal */
 void vhk_inflight_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);
 bool vhk_inflight_is_bad(const struct vhk_backend *b);                  /* its file was truncated */
+/* What of the requests in flight stands in the record, as the end of a sentence; "" without one. Rings run. */
+void vhk_inflight_tell(const struct vhk_backend *b, char *text, size_t room);
 void vhk_inflight_forget(struct vhk_backend *b);
 
 /* ---- backend.c ---- */

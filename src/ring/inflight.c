@@ -33,6 +33,15 @@ struct vhk_inflight *vhk_inflight_free(struct vhk_inflight *i) {
         return NULL;
 }
 
+unsigned vhk_inflight_count(const void *record, uint16_t num) {
+        const struct vhk_inflight_split *r = record;
+        unsigned n = 0;
+
+        for (unsigned i = 0; i < num; i++)
+                n += vhk_load_relaxed(&r->entries[i].inflight) == 1;
+        return n;
+}
+
 /* ---- recovery ---- */
 
 static void strike_out_all(struct vhk_inflight *i) {

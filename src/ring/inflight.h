@@ -42,6 +42,9 @@ static inline uint64_t vhk_inflight_split_bytes(unsigned num) {
         return (16ull * num + 16 + 63) & ~63ull;
 }
 
+/* How many requests @record has in flight now, of the first @num. Any thread; who knows what it will be next. */
+unsigned vhk_inflight_count(const void *record, uint16_t num);
+
 /* A ring's record in use. */
 struct vhk_inflight {
         struct vhk_inflight_split *record;      /* the peer's memory */
