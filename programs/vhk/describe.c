@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * vhost-user does not tell the type of a device. What can be inferred is inferred from feature bits that no other type
+ * The kernel's devices tell their type, vhost-user does not. What can be inferred is inferred from feature bits that no other type
  * uses in that combination, and for a disk from a configuration that makes sense as one (virtio 1.3, 5.2.4); everything
  * else stays unknown.
  */
@@ -9,78 +9,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "layout.h"
 #include "tool.h"
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define ID_NET 1
 #define ID_BLOCK 2
-
-static uint64_t le(const uint8_t *p, unsigned n) {
-        uint64_t v = 0;
-
-        while (n--)
-                v = v << 8 | p[n];
-        return v;
-}
-
-/* ---- the configuration of a disk, virtio 1.3, 5.2.4 ---- */
-
-enum unit { U_COUNT, U_BYTES, U_SECTORS, U_BLOCKS, U_BLOCK_EXPONENT, U_FLAG };
-
-static const struct field {
-        const char *name, *label;
-        uint8_t offset, size;
-        int8_t bit;                     /* feature bit that makes it valid; -1 always */
-        enum unit unit;
-} blk_fields[] = {
-        { "capacity", "capacity", 0, 8, -1, U_SECTORS },
-        { "block_size", "block size", 20, 4, 6, U_BYTES },
-        { "physical_block_size", "physical block", 24, 1, 10, U_BLOCK_EXPONENT },
-        { "alignment_offset", "alignment offset", 25, 1, 10, U_BLOCKS },
-        { "min_io_size", "least i/o size", 26, 2, 10, U_BLOCKS },
-        { "opt_io_size", "best i/o size", 28, 4, 10, U_BLOCKS },
-        { "max_segment_size", "largest segment", 8, 4, 1, U_BYTES },
-        { "max_segments", "most segments", 12, 4, 2, U_COUNT },
-        { "geometry_cylinders", "cylinders", 16, 2, 4, U_COUNT },
-        { "geometry_heads", "heads", 18, 1, 4, U_COUNT },
-        { "geometry_sectors", "sectors per track", 19, 1, 4, U_COUNT },
-        { "writeback", "write-back", 32, 1, 11, U_FLAG },
-        { "n_queues", "queues", 34, 2, 12, U_COUNT },
-        { "max_discard_bytes", "largest discard", 36, 4, 13, U_SECTORS },
-        { "max_discard_segments", "discard segments", 40, 4, 13, U_COUNT },
-        { "discard_alignment", "discard alignment", 44, 4, 13, U_SECTORS },
-        { "max_write_zeroes_bytes", "largest zeroing", 48, 4, 14, U_SECTORS },
-        { "max_write_zeroes_segments", "zeroing segments", 52, 4, 14, U_COUNT },
-        { "write_zeroes_may_unmap", "zeroing may unmap", 56, 1, 14, U_FLAG },
-};
-
-/* Did the device fill this field in, and what does it say, in bytes where it is a size? */
-static bool field_value(const struct peer *p, const struct field *f, uint64_t *ret_v) {
-        if (f->offset + f->size > (int)p->config_len || (f->bit >= 0 && !(p->info.features & BIT(f->bit))))
-                return false;
-        uint64_t v = le(p->config + f->offset, f->size), block = p->info.features & BIT(6) && p->config_len >= 24 ? le(p->config + 20, 4) : 512;
-        switch (f->unit) {
-        case U_SECTORS:
-                v *= 512;
-                break;
-        case U_BLOCKS:
-                v *= block;
-                break;
-        case U_BLOCK_EXPONENT:
-                v = v < 32 ? block << v : 0;
-                break;
-        case U_COUNT:
-        case U_BYTES:
-        case U_FLAG:
-                break;
-        }
-        *ret_v = v;
-        return true;
-}
-
-static bool unit_is_size(enum unit u) {
-        return u != U_COUNT && u != U_FLAG;
-}
+#define UNKNOWN_CONFIG 60u          /* bytes that are read of a type that is not known: a disk's */
 
 /* "67108864 bytes (64 MiB)"; a round number of units or none. */
 static void print_size(FILE *f, uint64_t v) {
@@ -98,18 +33,20 @@ static void print_size(FILE *f, uint64_t v) {
 
 /* ---- asking ---- */
 
-/* What to read first for a type, and what if the device has less; devices refuse a read beyond their configuration. */
+/* A vhost-user back-end does not tell how long its configuration is, and refuses a read beyond it: from what the type can have
+ * downwards. */
 static int read_config(struct vhk_frontend *f, struct peer *p) {
-        static const uint16_t lengths[] = { 60, 44, 36, 24, 20, 16, 12, 8, 4 };
+        const struct layout *l = layout_of(p->virtio_id);
+        unsigned n = p->info.config_size ? p->info.config_size : l ? layout_size(l) : UNKNOWN_CONFIG;
 
         if (!(p->info.capabilities & VHK_CAP_CONFIG))
                 return 0;
-        for (size_t i = 0; i < TOOL_N(lengths); i++) {
-                int k = vhk_frontend_get_config(f, 0, p->config, lengths[i]);
+        for (n = n < PEER_CONFIG_MAX ? n : PEER_CONFIG_MAX; n; n = n > 4 ? (n - 1) & ~3u : n - 1) {
+                int k = vhk_frontend_get_config(f, 0, p->config, n);
                 if (k == -EPIPE || k == -ETIMEDOUT)
                         return k;
                 if (k >= 0) {
-                        p->config_len = lengths[i];
+                        p->config_len = n;
                         return 0;
                 }
         }
@@ -119,7 +56,7 @@ static int read_config(struct vhk_frontend *f, struct peer *p) {
 /* BLK_SIZE and nothing that only net uses, and a block size and a capacity that a disk can have. */
 static bool looks_like_block(const struct peer *p) {
         uint64_t net_only = BIT(15) | BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) | BIT(22) | BIT(23);
-        uint64_t block = p->config_len >= 24 ? le(p->config + 20, 4) : 0, capacity = p->config_len >= 24 ? le(p->config, 8) : 0;
+        uint64_t block = p->config_len >= 24 ? layout_le(p->config + 20, 4) : 0, capacity = p->config_len >= 24 ? layout_le(p->config, 8) : 0;
 
         return p->info.features & BIT(6) && !(p->info.features & net_only) && block >= 512 && block <= 65536
                && !(block & (block - 1)) && capacity < UINT64_MAX / 512;
@@ -134,11 +71,14 @@ int peer_read(struct vhk_frontend *f, const char *endpoint, uint32_t virtio_id, 
         struct peer p = { .endpoint = endpoint, .info.size = sizeof(p.info), .virtio_id = virtio_id };
         int k = vhk_frontend_get_info(f, &p.info);
 
-        if (k >= 0)
-                k = read_config(f, &p);
         if (k < 0)
                 return k;
-        if (virtio_id)
+        if (!p.virtio_id)
+                p.virtio_id = p.info.virtio_id;
+        k = read_config(f, &p);
+        if (k < 0)
+                return k;
+        if (p.virtio_id)
                 p.how = PEER_TOLD;
         else if ((p.virtio_id = looks_like_block(&p) ? ID_BLOCK : looks_like_net(&p) ? ID_NET : 0))
                 p.how = PEER_INFERRED;
@@ -148,57 +88,104 @@ int peer_read(struct vhk_frontend *f, const char *endpoint, uint32_t virtio_id, 
 
 /* ---- text ---- */
 
+typedef const char *(*name_fn)(const struct peer *p, unsigned bit);
+
 /* Names of the bits in @bits; those not in @used are marked, unless nothing is used yet. */
-static void print_bits(FILE *f, uint64_t bits, uint64_t used, const char *(*name_of)(uint32_t id, unsigned bit), uint32_t id) {
+static void print_bits(const struct peer *p, FILE *f, uint64_t bits, uint64_t used, name_fn name_of) {
         for (unsigned i = 0; i < 64; i++) {
                 if (!(bits & BIT(i)))
                         continue;
-                const char *name = name_of(id, i);
+                const char *name = name_of(p, i);
                 fprintf(f, "  %2u  %s%s\n", i, name ? name : "(no name known)", used && !(used & BIT(i)) ? "  (not used)" : "");
         }
 }
 
-static const char *protocol_name(uint32_t id, unsigned bit) {
-        return vhk_protocol_feature_name(bit);
+/* The kernel's devices have no protocol features, but features of their back-end. */
+static bool is_kernel(const struct peer *p) {
+        return p->info.capabilities & (VHK_CAP_DMA | VHK_CAP_BACKEND_FD | VHK_CAP_VSOCK | VHK_CAP_SCSI);
+}
+
+/* The kernel's: VHK_SYS_BF_*. */
+static const char *carrier_feature_name(const struct peer *p, unsigned bit) {
+        static const char *const names[] = {
+                [1] = "IOTLB_MSG_V2", [2] = "IOTLB_BATCH", [3] = "IOTLB_ASID", [4] = "SUSPEND", [5] = "RESUME",
+                [6] = "ENABLE_AFTER_DRIVER_OK", [7] = "DESC_ASID", [8] = "IOTLB_PERSIST",
+        };
+
+        if (!is_kernel(p))
+                return vhk_protocol_feature_name(bit);
+        return bit < TOOL_N(names) ? names[bit] : NULL;
+}
+
+static const char *device_feature_name(const struct peer *p, unsigned bit) {
+        return vhk_feature_name(p->virtio_id, bit);
+}
+
+static void print_plain(FILE *f, const char *text) {
+        for (; *text; text++)           /* a device's words, on a terminal */
+                fputc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, f);
+}
+
+static void print_field(const struct peer *p, const struct field *d, FILE *f) {
+        char text[64];
+
+        fprintf(f, "  %-18s ", d->label);
+        if (d->unit == U_MAC || d->unit == U_TEXT) {
+                layout_text(d, p->config, text);
+                print_plain(f, text);
+                return;
+        }
+        uint64_t v = layout_number(d, p->config, p->config_len, p->info.features);
+        if (layout_is_size(d))
+                print_size(f, v);
+        else if (d->unit == U_FLAG)
+                fputs(v ? "yes" : "no", f);
+        else if (d->unit == U_HEX)
+                fprintf(f, "0x%llx", (unsigned long long)v);
+        else if (d->unit == U_WORD || layout_is_unknown(d, v))
+                fputs(layout_is_unknown(d, v) ? "unknown" : layout_word(d, v), f);
+        else
+                fprintf(f, "%llu%s", (unsigned long long)v, d->unit == U_MBIT ? " Mbit/s" : "");
 }
 
 static void print_config(const struct peer *p, FILE *f) {
-        uint64_t v;
+        const struct layout *l = layout_of(p->virtio_id);
 
         fprintf(f, "configuration        %u bytes\n", p->config_len);
-        for (size_t i = 0; p->virtio_id == ID_BLOCK && i < TOOL_N(blk_fields); i++) {
-                if (!field_value(p, &blk_fields[i], &v) || (!v && i && unit_is_size(blk_fields[i].unit)))
+        for (unsigned i = 0; l && i < l->n_fields; i++) {
+                const struct field *d = &l->fields[i];
+                if (!layout_has(d, p->config_len, p->info.features)
+                    || (i && layout_is_size(d) && !layout_number(d, p->config, p->config_len, p->info.features)))
                         continue;               /* a size of 0: the device does not say */
-                fprintf(f, "  %-18s ", blk_fields[i].label);
-                if (unit_is_size(blk_fields[i].unit))
-                        print_size(f, v);
-                else if (blk_fields[i].unit == U_FLAG)
-                        fputs(v ? "yes" : "no", f);
-                else
-                        fprintf(f, "%llu", (unsigned long long)v);
+                print_field(p, d, f);
                 fputc('\n', f);
         }
-        for (unsigned i = 0; p->virtio_id != ID_BLOCK && i < p->config_len; i++)
+        for (unsigned i = 0; !l && i < p->config_len; i++)
                 fprintf(f, "%s%02x%s", i % 16 ? " " : "  ", p->config[i], i % 16 == 15 || i + 1 == p->config_len ? "\n" : "");
 }
 
 void peer_print(const struct peer *p, FILE *f) {
         const char *name = p->virtio_id ? vhk_device_name(p->virtio_id) : NULL;
+        bool tells_queues = is_kernel(p) || p->info.carrier_features & BIT(0);  /* vhost-user: MQ */
 
         fprintf(f, "endpoint             %s\n", p->endpoint);
         fprintf(f, "device               %s%s\n", name ? name : "unknown",
                 p->how == PEER_UNKNOWN ? " (vhost-user does not say)"
                 : p->how == PEER_INFERRED ? " (inferred from features and configuration: vhost-user does not say)" : "");
-        fprintf(f, "queues               %u%s\n", p->info.n_queues, p->info.carrier_features & BIT(0) ? "" : " (the back-end does not tell)");
-        fprintf(f, "memory slots         %u\n", p->info.mem_slots);
+        fprintf(f, "queues               %u%s\n", p->info.n_queues, tells_queues ? "" : " (the back-end does not tell)");
+        if (p->info.mem_slots == UINT32_MAX)
+                fprintf(f, "memory slots         no limit\n");
+        else
+                fprintf(f, "memory slots         %u\n", p->info.mem_slots);
         fprintf(f, "features             0x%llx\n", (unsigned long long)p->info.features);
-        print_bits(f, p->info.features, p->info.acked, vhk_feature_name, p->virtio_id);
-        fprintf(f, "protocol features    0x%llx\n", (unsigned long long)p->info.carrier_features);
-        print_bits(f, p->info.carrier_features, p->info.carrier_acked, protocol_name, 0);
+        print_bits(p, f, p->info.features, p->info.acked, device_feature_name);
+        fprintf(f, "%-21s0x%llx\n", is_kernel(p) ? "backend features" : "protocol features", (unsigned long long)p->info.carrier_features);
+        print_bits(p, f, p->info.carrier_features, p->info.carrier_acked, carrier_feature_name);
         if (p->config_len)
                 print_config(p, f);
         else
-                fprintf(f, "configuration        %s\n", p->info.capabilities & VHK_CAP_CONFIG ? "cannot be read" : "none (no protocol feature CONFIG)");
+                fprintf(f, "configuration        %s\n", p->info.capabilities & VHK_CAP_CONFIG ? "cannot be read" : is_kernel(p) ? "none"
+                        : "none (no protocol feature CONFIG)");
 }
 
 /* ---- JSON; the keys are listed in vhk(1) and do not change ---- */
@@ -210,7 +197,7 @@ static void json_hex(struct json *j, const char *name, uint64_t v) {
         json_string(j, name, text);
 }
 
-static void json_bits(struct json *j, const char *name, uint64_t bits, uint64_t used, const char *(*name_of)(uint32_t id, unsigned bit), uint32_t id) {
+static void json_bits(const struct peer *p, struct json *j, const char *name, uint64_t bits, uint64_t used, name_fn name_of) {
         json_object(j, name);
         json_hex(j, "value", bits);
         json_array(j, "bits");
@@ -219,7 +206,7 @@ static void json_bits(struct json *j, const char *name, uint64_t bits, uint64_t 
                         continue;
                 json_object(j, NULL);
                 json_uint(j, "bit", i);
-                json_string(j, "name", name_of(id, i));
+                json_string(j, "name", name_of(p, i));
                 json_bool(j, "used", used & BIT(i));
                 json_end_object(j);
         }
@@ -227,25 +214,41 @@ static void json_bits(struct json *j, const char *name, uint64_t bits, uint64_t 
         json_end_object(j);
 }
 
+static void json_field(struct json *j, const struct peer *p, const struct field *d) {
+        char text[64];
+
+        if (d->unit == U_MAC || d->unit == U_TEXT) {
+                layout_text(d, p->config, text);
+                json_string(j, d->name, text);
+                return;
+        }
+        uint64_t v = layout_number(d, p->config, p->config_len, p->info.features);
+        if (layout_is_unknown(d, v))
+                json_null(j, d->name);
+        else if (d->unit == U_WORD)
+                json_string(j, d->name, layout_word(d, v));
+        else if (d->unit == U_FLAG)
+                json_bool(j, d->name, v);
+        else if (d->unit == U_HEX)
+                json_hex(j, d->name, v);
+        else
+                json_uint(j, d->name, v);
+}
+
 static void json_config(struct json *j, const struct peer *p) {
+        const struct layout *l = layout_of(p->virtio_id);
         char hex[2 * PEER_CONFIG_MAX + 1] = "";
-        uint64_t v;
 
         for (unsigned i = 0; i < p->config_len; i++)
                 snprintf(hex + 2 * i, 3, "%02x", p->config[i]);
         json_object(j, "config");
         json_uint(j, "length", p->config_len);
         json_string(j, "hex", hex);
-        if (p->virtio_id == ID_BLOCK && p->config_len) {
-                json_object(j, "block");
-                for (size_t i = 0; i < TOOL_N(blk_fields); i++) {
-                        if (!field_value(p, &blk_fields[i], &v))
-                                continue;
-                        if (blk_fields[i].unit == U_FLAG)
-                                json_bool(j, blk_fields[i].name, v);
-                        else
-                                json_uint(j, blk_fields[i].name, v);
-                }
+        if (l && p->config_len) {
+                json_object(j, vhk_device_name(p->virtio_id));
+                for (unsigned i = 0; i < l->n_fields; i++)
+                        if (layout_has(&l->fields[i], p->config_len, p->info.features))
+                                json_field(j, p, &l->fields[i]);
                 json_end_object(j);
         }
         json_end_object(j);
@@ -265,8 +268,8 @@ void peer_print_json(const struct peer *p, FILE *f) {
         json_end_object(&j);
         json_uint(&j, "queues", p->info.n_queues);
         json_uint(&j, "memory_slots", p->info.mem_slots);
-        json_bits(&j, "features", p->info.features, p->info.acked, vhk_feature_name, p->virtio_id);
-        json_bits(&j, "protocol_features", p->info.carrier_features, p->info.carrier_acked, protocol_name, 0);
+        json_bits(p, &j, "features", p->info.features, p->info.acked, device_feature_name);
+        json_bits(p, &j, is_kernel(p) ? "backend_features" : "protocol_features", p->info.carrier_features, p->info.carrier_acked, carrier_feature_name);
         json_config(&j, p);
         json_end_object(&j);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 
 static void print_trace(void *unused, enum vhk_log_level level, const char *text) {
         fprintf(stderr, "%s\n", text);
@@ -20,11 +21,24 @@ vhk_log_fn tool_trace(void) {
         return s && *s && strcmp(s, "0") ? print_trace : NULL;
 }
 
+/* vhost-vdpa pins what is lent, and counts it against this limit. Who may not raise it hears of it from the library. */
+static void raise_memlock(void) {
+        struct rlimit r;
+
+        if (getrlimit(RLIMIT_MEMLOCK, &r) < 0)
+                return;
+        const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY }, mine = { r.rlim_max, r.rlim_max };
+        if (setrlimit(RLIMIT_MEMLOCK, &all) < 0)
+                setrlimit(RLIMIT_MEMLOCK, &mine);
+}
+
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec) {
         char *end;
 
         *o = (struct vhk_frontend_options){ .size = sizeof(*o), .limit_ns = limit_ns, .trace = tool_trace() };
         *ret_spec = endpoint;
+        if (!strncmp(endpoint, "vhost-vdpa:", 11))
+                raise_memlock();
         if (strncmp(endpoint, "fd:", 3))
                 return TOOL_OK;
         errno = 0;

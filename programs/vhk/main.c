@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * vhk: a tool around vhost-user back-ends. This file reads the command line after the table below; each subcommand has a file
- * (or group of them) of its own and uses public headers only. One thread, but for the queues of `vhk bench`.
+ * vhk: a tool around virtio devices, vhost-user's and the kernel's. This file reads the command line after the table below; each
+ * subcommand (or group of them) has a file of its own and uses public headers only. One thread, but for the queues of `vhk bench`.
  */
 #include "tool.h"
 
@@ -34,7 +34,8 @@ static void print_usage(void) {
         printf("vhk: who serves this vhost-user socket, is it right, and how fast is it?\n\n"
                "usage: vhk SUBCOMMAND ENDPOINT [OPTION...]\n\n");
         print_list(commands);
-        printf("\nENDPOINT is vhost-user:PATH or PATH of a listening unix socket, or fd:N, an inherited socket.\n"
+        printf("\nENDPOINT is vhost-user:PATH or PATH of a listening unix socket, or fd:N, an inherited socket; of the kernel's devices\n"
+               "vhost-vdpa:NAME, vhost-net:, vhost-vsock: or vhost-scsi:.\n"
                "vhk SUBCOMMAND --help lists the options; vhk --version prints the version.\n"
                "Exit status: 0, 1 failed, 2 wrong use, 3 the back-end is busy with another front-end.\n");
 }

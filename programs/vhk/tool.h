@@ -66,7 +66,7 @@ void tool_sleep(uint64_t ns);           /* or until interrupted */
 /* ---- endpoint.c ---- */
 
 /**
- * tool_endpoint() - fill @o and *ret_spec (NULL: a descriptor) from "vhost-user:PATH", "PATH" or "fd:N"
+ * tool_endpoint() - fill @o and *ret_spec (NULL: a descriptor) from "vhost-user:PATH", "PATH", "fd:N", or the kernel's "vhost-vdpa:NAME" ...
  * @limit_ns: time limit of every call
  */
 /* Where messages are printed, for VHK_TRACE=1; NULL: nowhere. */
