@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The back-end end: serves one device to one front-end at a time. Many per process. All calls belong to the control
+ * The back-end end: serves one device to one front-end at a time, over vhost-user, or to this machine's kernel through VDUSE. Many per process. All calls belong to the control
  * worker's thread, unless stated.
  */
 #ifndef VHOSTKIT_BACKEND_H
@@ -31,6 +31,21 @@ enum vhk_backend_event {
 typedef void (*vhk_backend_event_fn)(void *arg, enum vhk_backend_event ev, const struct vhk_error *e);
 
 /**
+ * struct vhk_vduse_options - of "vduse:NAME"; zero it, set @size
+ * @control_fd: /dev/vduse/control, opened before privileges were dropped; only with @has_control_fd
+ * @device_fd: /dev/vduse/NAME likewise, of a device that exists; only with @has_device_fd
+ * @record: file with what a successor needs if this process is killed: the requests in flight, and what the device was made with.
+ *          NULL: /run/vhostkit/vduse-NAME.inflight. Made anew with the device, removed with it
+ *
+ * Both descriptors become the back-end's when vhk_backend_open() is a success. Source: Linux Documentation/userspace-api/vduse.rst.
+ */
+struct vhk_vduse_options {
+        size_t size;
+        int has_control_fd, control_fd, has_device_fd, device_fd;
+        const char *record;
+};
+
+/**
  * struct vhk_backend_options - zero it, set @size
  * @fd: an inherited socket, listening or connected (it is asked), instead of a path; -1 none. Zero means none as well,
  *      unless @has_fd. Becomes the back-end's when vhk_backend_open() is a success
@@ -45,7 +60,8 @@ typedef void (*vhk_backend_event_fn)(void *arg, enum vhk_backend_event ev, const
  * @features_no_offer: virtio feature bits not to offer
  * @features_offer: virtio feature bits to offer besides the device's: ACCESS_PLATFORM (33: all addresses go through the
  *      front-end's IOMMU) and no other. Only when asked for, since some front-ends acknowledge it and know nothing of it
- * @limit_ns: time limit for a drain or a memory change to end; 0: 30 s
+ * @limit_ns: time limit for a drain or a memory change to end; 0: 30 s (VDUSE: 20 s, for the kernel gives up on the device after 30)
+ * @vduse: with "vduse:NAME"; NULL: as if all of it were zero
  * @on_event: may be NULL
  * @log: may be NULL
  * @trace: prints every message in one line; may be NULL
@@ -58,6 +74,7 @@ struct vhk_backend_options {
         uint16_t n_queues, queue_size_max;
         uint64_t protocol_offer, protocol_no_offer, features_no_offer, features_offer;
         uint64_t limit_ns;
+        const struct vhk_vduse_options *vduse;
         vhk_backend_event_fn on_event;
         void *event_arg;
         vhk_log_fn log;
@@ -68,10 +85,16 @@ struct vhk_backend_options {
 
 /**
  * vhk_backend_open() - start to serve @dev
- * @spec: "vhost-user:PATH", or a bare PATH; NULL with an inherited descriptor
+ * @spec: "vhost-user:PATH", or a bare PATH; NULL with an inherited descriptor; "vduse:NAME"
  *
- * A stale socket file (nobody listens) is replaced; anything else at the path is -EADDRINUSE. Return: 0 or a negative
- * errno with the story in @ret_e.
+ * A stale socket file (nobody listens) is replaced; anything else at the path is -EADDRINUSE.
+ *
+ * VDUSE: the device NAME is made, or taken over from a predecessor that was killed, if it was made with the same features, rings
+ * and configuration (-EEXIST if not; -EBUSY: somebody serves it). It can be put on the vDPA bus as soon as the control worker's loop runs
+ * (vhk_vdpa_add() with management device "vduse", on another thread: it waits for the device's answers). Its configuration is read-only,
+ * so features that need a writable one are not offered. After the end, vhk_backend_free() destroys the device, unless it still is on the bus.
+ *
+ * Return: 0 or a negative errno with the story in @ret_e.
  */
 int vhk_backend_open(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev,
                      struct vhk_backend **ret_b, struct vhk_error *ret_e);

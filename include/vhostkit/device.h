@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * A virtio device, in virtio's words only: the same one is served over vhost-user, later over VDUSE. What the device
+ * A virtio device, in virtio's words only: the same one is served over vhost-user and over VDUSE. What the device
  * wants from whoever serves it goes through struct vhk_host.
  */
 #ifndef VHOSTKIT_DEVICE_H

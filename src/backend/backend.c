@@ -34,6 +34,13 @@
 #define RING_FEATURES                                                                                                   \
         (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX) | VHK_BIT(VHK_F_PROTOCOL_FEATURES))
 
+#define VHK_VDUSE_PREFIX "vduse:"
+#ifdef VHK_WITH_KERNEL
+#define VHK_VDUSE_CARRIER (&vhk_backend_vduse)
+#else
+#define VHK_VDUSE_CARRIER NULL
+#endif
+
 /* A struct vhk_device_ops of the first version ends here. */
 #define OPS_WITHOUT_GROUPS (offsetof(struct vhk_device_ops, reset) + sizeof(((struct vhk_device_ops *)NULL)->reset))
 
@@ -61,6 +68,7 @@ static void begin(struct vhk_backend *b, int fd) {
                 vhk_watch_set(b->listen_watch, 0);
         vhk_log(&b->log, VHK_LOG_INFO, "a front-end has come");
         vhk_backend_tell(b, VHK_BACKEND_CONNECTED, NULL);
+        vhk_session_check(b);
 }
 
 static void on_listener(void *arg, uint32_t events) {
@@ -325,12 +333,17 @@ static struct vhk_backend *backend_free(struct vhk_backend *b) {
         return NULL;
 }
 
-static int make(const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev, struct vhk_backend **ret_b) {
+static const struct vhk_backend_ops *choose_carrier(const char *spec) {
+        return spec && !strncmp(spec, VHK_VDUSE_PREFIX, strlen(VHK_VDUSE_PREFIX)) ? VHK_VDUSE_CARRIER : &vhk_backend_vhost_user;
+}
+
+static int make(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev, struct vhk_backend **ret_b) {
         struct vhk_backend *b = calloc(1, sizeof(*b));
         if (!b)
                 return -ENOMEM;
-        b->carrier = &vhk_backend_vhost_user;
+        b->carrier = choose_carrier(spec);
         b->o = *o;
+        b->o.vduse = NULL;              /* the caller's, until the carrier has taken over what it says */
         b->o.has_fd = false;            /* the descriptor is not ours before everything else is there */
         b->o.fd = -1;
         memcpy(&b->device_ops, ops, ops->size);
@@ -376,7 +389,9 @@ VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options 
                 return k;
         if (!spec && !o->has_fd)
                 return vhk_error_set(ret_e, -EINVAL, "backend.spec", "neither a socket path nor a descriptor was given");
-        k = make(o, ops, dev, &b);
+        if (!choose_carrier(spec))
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.spec", "\"%.60s\": this build has no VDUSE", spec);
+        k = make(spec, o, ops, dev, &b);
         if (k < 0)
                 return vhk_error_set(ret_e, k, "backend.open", "cannot make a back-end: %s", strerror(-k));
         k = check_groups(b->ops, ret_e);
@@ -399,7 +414,7 @@ VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options 
                         vhk_error_set(ret_e, k, "device.attach", "the device cannot be served: %s", strerror(-k));
         }
         if (k < 0) {
-                if (o->has_fd)
+                if (o->has_fd || o->vduse)
                         b->carrier->give_back(b);
                 backend_free(b);
                 return k;

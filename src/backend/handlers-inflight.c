@@ -58,7 +58,7 @@ void vhk_inflight_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_
 
         if (!vhk_inflight_has_ring(b, i))
                 return;
-        c->inflight = a->mapping->host + i * vhk_inflight_split_bytes(a->n_entries);
+        c->inflight = a->mapping->host + a->offset + i * vhk_inflight_split_bytes(a->n_entries);
         c->inflight_mapping = a->mapping;
         c->inflight_num = a->n_entries;
 }

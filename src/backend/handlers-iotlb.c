@@ -71,9 +71,7 @@ static void give_up(struct vhk_backend *b, unsigned i, const char *why) {
 
         vhk_log(&b->log, VHK_LOG_WARNING, "ring %u: the translation of 0x%llx %s", i, (unsigned long long)r->miss.iova, why);
         r->miss = (struct vhk_ring_miss){ .is_due = false };
-        r->fault = VHK_RING_TRANSLATION;
-        (void)vhk_ring_event(b, i, VHK_RING_EVENT_FAULT);
-        int k = vhk_ring_publish(b, i);
+        int k = vhk_ring_fail(b, i, VHK_RING_TRANSLATION);
         if (k < 0)
                 vhk_session_fail(b, k, "iotlb.plan", "no ring plan: %s", strerror(-k));
 }

@@ -132,6 +132,12 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
         return k;
 }
 
+int vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule) {
+        b->session.rings[i].fault = rule;
+        (void)vhk_ring_event(b, i, VHK_RING_EVENT_FAULT);
+        return vhk_ring_publish(b, i);
+}
+
 int vhk_ring_publish_all(struct vhk_backend *b) {
         for (unsigned i = 0; i < b->n_queues; i++)
                 if (vhk_ring_runs(b, i)) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The back-end from inside: the object, its carrier (who brings the front-end's words: vhost-user), the session as a plain
+ * The back-end from inside: the object, its carrier (who brings the front-end's words: vhost-user, or the kernel through VDUSE), the session as a plain
  * value, the token of an answer that is still due, and what the files of this room call of each other. Everything on the
  * control worker, unless stated.
  *
@@ -49,6 +49,7 @@ struct vhk_ring_value {
 /* The front-end's in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. */
 struct vhk_inflight_area {
         struct vhk_mapping *mapping;
+        uint64_t offset;                /* in it, of the first ring's record */
         uint16_t n_rings, n_entries;
 };
 
@@ -137,7 +138,7 @@ struct vhk_backend_ops {
         void (*config_changed)(struct vhk_host *h);     /* of the device: host.changed says so until it was told */
         void (*free)(struct vhk_backend *b);
 };
-extern const struct vhk_backend_ops vhk_backend_vhost_user;
+extern const struct vhk_backend_ops vhk_backend_vhost_user, vhk_backend_vduse;
 
 struct vhk_backend {
         const struct vhk_backend_ops *carrier;
@@ -171,6 +172,7 @@ struct vhk_backend {
         struct vhk_state_transfer state_transfer;
         struct vhk_channel channel;
         struct vhk_display display;
+        struct vhk_vduse *vduse;        /* of that carrier */
         struct vhk_inband *inband;      /* two for each ring; NULL: not offered */
         bool inband_blocked;            /* some could not be sent */
         struct vhk_timer *iotlb_timer;  /* of the misses; made with the first one */
@@ -252,6 +254,8 @@ bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring
 /* Are the ring's areas inside of @mem? 0, -EAGAIN (a translation is missing: want_iova, want_perm), or a refusal. @ret_c may be NULL. */
 int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c);
 void vhk_ring_forget(struct vhk_ring_value *r);
+/* Control has found a reason: the ring is BROKEN. 0, or a negative errno (no plan) */
+int vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule);
 /* Takes *@fd as a notification descriptor, if it can be one. -EINVAL */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
 /* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. */

@@ -297,6 +297,7 @@ static void step(struct vhk_post *p) {
                 vhk_store_release(&v->stopped, seq);    /* publishes base */
                 news = true;
         }
+        vhk_store_relaxed(&v->next, v->up ? vhk_queue_get_next(v->queue) : v->base);
         vhk_store_release(&v->adopted, seq);
         if (news)
                 vhk_worker_post(v->control, &v->to_control);

@@ -49,6 +49,7 @@ struct vhk_vring {
         uint32_t broken;        /* the ring broke under this plan, by the rule below */
         uint16_t rule;          /* enum vhk_ring_rule; plain, published by @broken */
         uint16_t base;          /* plain, published by @stopped */
+        uint16_t next;          /* relaxed: next available index, as of @adopted or later */
         uint32_t n_misses;      /* translations that were missing; the newest one: (relaxed; two that mix do no harm) */
         uint64_t miss_iova;
         uint8_t miss_perm;

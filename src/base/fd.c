@@ -17,6 +17,8 @@ struct vhk_fdref {
         unsigned refs;          /* shared (atomic): release on drop pairs with acquire before close */
         int fd;
         bool is_pipe;
+        int (*fn)(void *arg);   /* instead of a descriptor, which is -1 */
+        void *arg;
 };
 
 int vhk_fdref_new(int fd, struct vhk_fdref **ret_r) {
@@ -39,6 +41,15 @@ int vhk_fdref_new(int fd, struct vhk_fdref **ret_r) {
         return 0;
 }
 
+int vhk_fdref_new_call(int (*fn)(void *arg), void *arg, struct vhk_fdref **ret_r) {
+        struct vhk_fdref *r = malloc(sizeof(*r));
+        if (!r)
+                return -ENOMEM;
+        *r = (struct vhk_fdref){ .refs = 1, .fd = -1, .fn = fn, .arg = arg };
+        *ret_r = r;
+        return 0;
+}
+
 struct vhk_fdref *vhk_fdref_ref(struct vhk_fdref *r) {
         if (r)
                 __atomic_fetch_add(&r->refs, 1, __ATOMIC_RELAXED);      /* the caller's reference keeps it alive */
@@ -47,7 +58,7 @@ struct vhk_fdref *vhk_fdref_ref(struct vhk_fdref *r) {
 
 struct vhk_fdref *vhk_fdref_unref(struct vhk_fdref *r) {
         if (r && __atomic_sub_fetch(&r->refs, 1, __ATOMIC_ACQ_REL) == 0) {
-                close(r->fd);
+                vhk_close(&r->fd);
                 free(r);
         }
         return NULL;
@@ -97,6 +108,8 @@ ssize_t vhk_write_fd(int fd, const void *buf, size_t n) {
 int vhk_fdref_notify(struct vhk_fdref *r) {
         if (!r)
                 return 0;
+        if (r->fn)
+                return r->fn(r->arg);
         if (!r->is_pipe)
                 return vhk_notify_fd(r->fd);
         ssize_t k = vhk_write_fd(r->fd, &(uint64_t){ 1 }, sizeof(uint64_t));

@@ -9,6 +9,8 @@ struct vhk_fdref;
 
 /* Takes ownership of @fd also on failure; makes it non-blocking. @fd -1 is legal and gives *ret_r NULL. */
 int vhk_fdref_new(int fd, struct vhk_fdref **ret_r);
+/* Not a descriptor, but somebody to call instead (an ioctl): vhk_fdref_notify() is @fn, on any thread. @arg outlives all references */
+int vhk_fdref_new_call(int (*fn)(void *arg), void *arg, struct vhk_fdref **ret_r);
 struct vhk_fdref *vhk_fdref_ref(struct vhk_fdref *r);           /* NULL is passed through */
 struct vhk_fdref *vhk_fdref_unref(struct vhk_fdref *r);         /* returns NULL */
 int vhk_fdref_get(const struct vhk_fdref *r);                   /* -1 for NULL */

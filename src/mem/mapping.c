@@ -4,7 +4,7 @@
  *
  * The part may begin at any page of the file. hugetlbfs maps and unmaps whole huge pages only, so there the mapping
  * begins at the huge page below and ends with the huge page above; the wanted part lies inside. Files of other types
- * than regular (memfd, tmpfs and hugetlbfs files are regular) have no size to check against and are refused.
+ * than regular (memfd, tmpfs and hugetlbfs files are regular) have no size to check against and are refused from a peer.
  *
  * Every mapping is in the SIGBUS registry (sigbus.c) unless its file is sealed against shrinking. hugetlbfs raises
  * SIGBUS also when the pool is empty, so there the seal does not help.
@@ -99,12 +99,12 @@ static bool round_to_pages(uint64_t offset, uint64_t len, size_t page, uint64_t 
         return !vhk_add_overflows(end - start, (uint64_t)0, ret_size);
 }
 
-static int map_pages(struct vhk_mapping *m, int fd, bool is_huge) {
+static int map_pages(struct vhk_mapping *m, int fd, int prot, bool is_huge) {
         uint64_t start;
 
         if (!round_to_pages(m->fd_offset, m->len, m->page, &start, &m->size))
                 return -ENOMEM;
-        void *p = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)start);
+        void *p = mmap(NULL, m->size, prot, MAP_SHARED | MAP_NORESERVE, fd, (off_t)start);
         if (p == MAP_FAILED)
                 return vhk_errno();
         __atomic_fetch_add(&n_mmaps, 1, __ATOMIC_RELAXED);
@@ -116,8 +116,8 @@ static int map_pages(struct vhk_mapping *m, int fd, bool is_huge) {
         return cannot_shrink(fd, is_huge) ? 0 : vhk_sigbus_add(p, m->size, m->page, &m->bad, &m->slot);
 }
 
-int vhk_mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len, struct vhk_mapping **ret_m,
-                    struct vhk_error *ret_e) {
+static int mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len, int prot, struct vhk_mapping **ret_m,
+                       struct vhk_error *ret_e) {
         VHK_CLEANUP(mapping_freep) struct vhk_mapping *m = calloc(1, sizeof(*m));
         bool is_huge;
         int k = -ENOMEM;
@@ -125,13 +125,34 @@ int vhk_mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len
         if (m) {
                 *m = (struct vhk_mapping){ .refs = 1, .fd_offset = offset, .len = len, .dev = st->st_dev, .ino = st->st_ino };
                 m->page = page_size_of(fd, &is_huge);
-                k = m->page ? map_pages(m, fd, is_huge) : vhk_errno();
+                k = m->page ? map_pages(m, fd, prot, is_huge) : vhk_errno();
         }
         if (k < 0)
                 return vhk_error_set(ret_e, k, "mem.map", "mapping 0x%llx bytes at file offset 0x%llx: %s", U(len),
                                      U(offset), strerror(-k));
         *ret_m = VHK_STEAL(m);
         return 0;
+}
+
+int vhk_mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len, struct vhk_mapping **ret_m,
+                    struct vhk_error *ret_e) {
+        return mapping_new(fd, st, offset, len, PROT_READ | PROT_WRITE, ret_m, ret_e);
+}
+
+int vhk_mapping_new_lent(int fd, uint64_t offset, uint64_t len, bool writable, struct vhk_mapping **ret_m, struct vhk_error *ret_e) {
+        struct stat st;
+        uint64_t end;
+
+        if (!len || vhk_add_overflows(offset, len, &end))
+                return vhk_error_set(ret_e, -EINVAL, "mem.wrap-offset", "file offset 0x%llx + length 0x%llx is no range", U(offset), U(len));
+        if (fstat(fd, &st) < 0) {
+                int k = vhk_errno();
+                return vhk_error_set(ret_e, k, "mem.fd", "descriptor of a memory region: %s", strerror(-k));
+        }
+        if (S_ISREG(st.st_mode) && end > (uint64_t)st.st_size)
+                return vhk_error_set(ret_e, -EINVAL, "mem.beyond-file", "file offset 0x%llx + length 0x%llx is beyond the file's %llu bytes",
+                                     U(offset), U(len), U(st.st_size));
+        return mapping_new(fd, &st, offset, len, writable ? PROT_READ | PROT_WRITE : PROT_READ, ret_m, ret_e);
 }
 
 struct vhk_mapping *vhk_mapping_ref(struct vhk_mapping *m) {

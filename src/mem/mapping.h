@@ -29,6 +29,9 @@ int vhk_mapping_check(int fd, uint64_t offset, uint64_t len, struct stat *ret_st
 /* Maps what vhk_mapping_check() accepted, shared, for reading and writing. Rule mem.map. */
 int vhk_mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len, struct vhk_mapping **ret_m,
                     struct vhk_error *ret_e);
+/* The same of a descriptor that the kernel handed out for it (VDUSE), of whatever kind; only a regular file has a size to check, and
+ * any @offset will do. */
+int vhk_mapping_new_lent(int fd, uint64_t offset, uint64_t len, bool writable, struct vhk_mapping **ret_m, struct vhk_error *ret_e);
 struct vhk_mapping *vhk_mapping_ref(struct vhk_mapping *m);
 struct vhk_mapping *vhk_mapping_unref(struct vhk_mapping *m);   /* NULL is legal; returns NULL */
 bool vhk_mapping_is_bad(const struct vhk_mapping *m);

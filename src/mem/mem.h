@@ -68,6 +68,13 @@ int vhk_memmap_add(struct vhk_memmap *old, const struct vhk_region_desc *d, stru
 int vhk_memmap_remove(const struct vhk_memmap *old, vhk_gpa_t gpa, vhk_uva_t uva, uint64_t len,
                       struct vhk_memmap **ret_m, struct vhk_error *ret_e);
 
+/* A region that is mapped already, at the same guest and user address. Takes the reference @mapping, also on failure. mem.slots (-ENOSPC),
+ * mem.overlap-gpa (-EEXIST) ... */
+int vhk_memmap_add_mapping(const struct vhk_memmap *old, uint64_t gpa, uint64_t len, struct vhk_mapping *mapping,
+                           struct vhk_memmap **ret_m, struct vhk_error *ret_e);
+/* All regions but those that [first, last] touches. -ENOMEM */
+int vhk_memmap_drop(const struct vhk_memmap *old, uint64_t first, uint64_t last, struct vhk_memmap **ret_m);
+
 /* Is some byte of this snapshot known to be gone (SIGBUS happened)? Cheap when nothing ever happened in the process:
  * one load of a global count, compared with the caller's *seen (start with 0, and anew with each snapshot: it may bring a
  * mapping that went bad earlier). */

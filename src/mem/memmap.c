@@ -210,6 +210,47 @@ int vhk_memmap_remove(const struct vhk_memmap *old, vhk_gpa_t gpa, vhk_uva_t uva
         return 0;
 }
 
+int vhk_memmap_add_mapping(const struct vhk_memmap *old, uint64_t gpa, uint64_t len, struct vhk_mapping *mapping,
+                           struct vhk_memmap **ret_m, struct vhk_error *ret_e) {
+        struct vhk_region_desc d = { .gpa = { gpa }, .uva = { gpa }, .len = len };
+        uint64_t end;
+        int k = 0;
+
+        AUTO_MEMMAP struct vhk_memmap *m = memmap_alloc(old->n + 1);
+        if (!len || vhk_add_overflows(gpa, len, &end))
+                k = vhk_error_set(ret_e, -EINVAL, "mem.wrap-gpa", "address 0x%llx + length 0x%llx wraps around", U(gpa), U(len));
+        else if (old->n == VHK_MEM_MAX_REGIONS)
+                k = refuse_slots(ret_e);
+        else if (!m)
+                k = refuse_memory(ret_e);
+        if (k < 0) {
+                vhk_mapping_unref(mapping);
+                return k;
+        }
+        for (uint32_t i = 0; i < old->n; i++)
+                copy(m, &old->regs[i]);
+        insert(m, &d, mapping);
+        k = finish(m, ret_e);
+        if (k < 0)
+                return k;
+        *ret_m = VHK_STEAL(m);
+        return 0;
+}
+
+int vhk_memmap_drop(const struct vhk_memmap *old, uint64_t first, uint64_t last, struct vhk_memmap **ret_m) {
+        AUTO_MEMMAP struct vhk_memmap *m = memmap_alloc(old->n);
+        if (!m)
+                return -ENOMEM;
+        for (uint32_t i = 0; i < old->n; i++)
+                if (old->regs[i].gpa > last || old->regs[i].gpa + (old->regs[i].len - 1) < first)
+                        copy(m, &old->regs[i]);
+        int k = finish(m, NULL);        /* the second order; it cannot fail */
+        if (k < 0)
+                return k;
+        *ret_m = VHK_STEAL(m);
+        return 0;
+}
+
 /* ---- reading one ---- */
 
 bool vhk_memmap_is_bad(const struct vhk_memmap *m, uint32_t *seen) {

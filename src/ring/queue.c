@@ -488,6 +488,7 @@ VHK_API unsigned vhk_queue_get_size(const struct vhk_queue *q) { return q->mask 
 unsigned vhk_queue_n_recovered(const struct vhk_queue *q) {
         return q->hold & VHK_HOLD_TRACKED ? q->inflight->n_recovered - (unsigned)q->inflight->at : 0;
 }
+uint16_t vhk_queue_get_next(const struct vhk_queue *q) { return q->last_avail; }
 uint16_t vhk_queue_get_position(const struct vhk_queue *q) {
         return (uint16_t)(q->last_avail - vhk_queue_n_recovered(q));
 }

@@ -115,6 +115,8 @@ bool vhk_queue_is_broken(const struct vhk_queue *q);
 bool vhk_queue_has_work(const struct vhk_queue *q);
 /* home; requests of the in-flight record that were not popped again yet */
 unsigned vhk_queue_n_recovered(const struct vhk_queue *q);
+/* home; the next available index, as vhk_queue_stop() would give it */
+uint16_t vhk_queue_get_next(const struct vhk_queue *q);
 /* home; grows by one with each request that pop gives: did the device take anything? */
 uint16_t vhk_queue_get_position(const struct vhk_queue *q);
 
