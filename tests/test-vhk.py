@@ -166,6 +166,7 @@ class WrongEndpoint(Base):
         self.fails(vhk('probe', 'vhost-vdpa:/dev/vhost-vdpa-0'), 1, 'vhost-vdpa')
         self.fails(vhk('probe', 'fd:99'), 1, '99')
         self.fails(vhk('probe', 'fd:x'), 2, 'fd:x')
+        self.fails(vhk('probe', 'vhost-vdpa:fd:x'), 2, 'fd:x')
         with open(self.path('file')) as f:
             self.fails(vhk('probe', 'fd:%d' % f.fileno(), pass_fds=[f.fileno()]), 1, str(f.fileno()))
 

@@ -164,6 +164,16 @@ static void print_config(const struct peer *p, FILE *f) {
                 fprintf(f, "%s%02x%s", i % 16 ? " " : "  ", p->config[i], i % 16 == 15 || i + 1 == p->config_len ? "\n" : "");
 }
 
+/* What the kernel tells of a vDPA device. */
+static void print_limits(const struct peer *p, FILE *f) {
+        if (!(p->info.capabilities & VHK_CAP_DMA))
+                return;
+        fprintf(f, "queue size           up to %u\n", p->info.queue_size_max);
+        if (p->info.n_groups)
+                fprintf(f, "queue groups         %u, in %u address space%s\n", p->info.n_groups, p->info.n_address_spaces, p->info.n_address_spaces == 1 ? "" : "s");
+        fprintf(f, "I/O addresses        0x%llx to 0x%llx\n", (unsigned long long)p->info.iova_first, (unsigned long long)p->info.iova_last);
+}
+
 void peer_print(const struct peer *p, FILE *f) {
         const char *name = p->virtio_id ? vhk_device_name(p->virtio_id) : NULL;
         bool tells_queues = is_kernel(p) || p->info.carrier_features & BIT(0);  /* vhost-user: MQ */
@@ -173,6 +183,7 @@ void peer_print(const struct peer *p, FILE *f) {
                 p->how == PEER_UNKNOWN ? " (vhost-user does not say)"
                 : p->how == PEER_INFERRED ? " (inferred from features and configuration: vhost-user does not say)" : "");
         fprintf(f, "queues               %u%s\n", p->info.n_queues, tells_queues ? "" : " (the back-end does not tell)");
+        print_limits(p, f);
         if (p->info.mem_slots == UINT32_MAX)
                 fprintf(f, "memory slots         no limit\n");
         else
@@ -254,6 +265,18 @@ static void json_config(struct json *j, const struct peer *p) {
         json_end_object(j);
 }
 
+static void json_limits(const struct peer *p, struct json *j) {
+        if (!(p->info.capabilities & VHK_CAP_DMA))
+                return;
+        json_object(j, "limits");
+        json_uint(j, "queue_size", p->info.queue_size_max);
+        json_uint(j, "groups", p->info.n_groups);
+        json_uint(j, "address_spaces", p->info.n_address_spaces);
+        json_hex(j, "iova_first", p->info.iova_first);
+        json_hex(j, "iova_last", p->info.iova_last);
+        json_end_object(j);
+}
+
 void peer_print_json(const struct peer *p, FILE *f) {
         static const char *const hows[] = { [PEER_UNKNOWN] = "unknown", [PEER_TOLD] = "told", [PEER_INFERRED] = "inferred" };
         struct json j;
@@ -270,6 +293,7 @@ void peer_print_json(const struct peer *p, FILE *f) {
         json_uint(&j, "memory_slots", p->info.mem_slots);
         json_bits(p, &j, "features", p->info.features, p->info.acked, device_feature_name);
         json_bits(p, &j, is_kernel(p) ? "backend_features" : "protocol_features", p->info.carrier_features, p->info.carrier_acked, carrier_feature_name);
+        json_limits(p, &j);
         json_config(&j, p);
         json_end_object(&j);
 }

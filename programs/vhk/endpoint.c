@@ -32,22 +32,31 @@ static void raise_memlock(void) {
                 setrlimit(RLIMIT_MEMLOCK, &mine);
 }
 
+/* What a descriptor may be; the first if only "fd:" is said. */
+static const char *const carriers[] = { "vhost-user:", "vhost-vdpa:", "vhost-net:", "vhost-vsock:", "vhost-scsi:" };
+
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec) {
+        const char *carrier = carriers[0], *rest = endpoint;
         char *end;
 
         *o = (struct vhk_frontend_options){ .size = sizeof(*o), .limit_ns = limit_ns, .trace = tool_trace() };
         *ret_spec = endpoint;
-        if (!strncmp(endpoint, "vhost-vdpa:", 11))
+        for (size_t i = 0; i < TOOL_N(carriers) && rest == endpoint; i++)
+                if (!strncmp(endpoint, carriers[i], strlen(carriers[i]))) {
+                        carrier = carriers[i];
+                        rest = endpoint + strlen(carrier);
+                }
+        if (!strcmp(carrier, "vhost-vdpa:"))
                 raise_memlock();
-        if (strncmp(endpoint, "fd:", 3))
+        if (strncmp(rest, "fd:", 3))
                 return TOOL_OK;
         errno = 0;
-        unsigned long n = strtoul(endpoint + 3, &end, 10);
-        if (endpoint[3] < '0' || endpoint[3] > '9' || *end || errno || n > INT_MAX)
+        unsigned long n = strtoul(rest + 3, &end, 10);
+        if (rest[3] < '0' || rest[3] > '9' || *end || errno || n > INT_MAX)
                 return tool_usage("\"%s\" is no descriptor; it looks like fd:3", endpoint);
         o->has_fd = 1;
         o->fd = (int)n;
-        *ret_spec = NULL;
+        *ret_spec = carrier;
         return TOOL_OK;
 }
 
@@ -55,7 +64,7 @@ enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct v
 enum tool_status tool_open_failed(const char *endpoint, int k, const struct vhk_error *e) {
         const char *rule = e->rule ? e->rule : "";
 
-        if (!strcmp(rule, "frontend.busy") || !strcmp(rule, "sock.backlog")) {
+        if (!strcmp(rule, "frontend.busy") || !strcmp(rule, "sock.backlog") || k == -EBUSY) {
                 tool_fail("busy: %s", e->text);
                 return TOOL_BUSY;
         }
