@@ -4,8 +4,10 @@
  * configuration space, answers a request with zeroes that mean success (or "nobody here"), and keeps what only an event of
  * the outside world would complete. For recordings of front-ends (tests/lab/recordings.py), not for use.
  */
+#include <stdio.h>
 #include <string.h>
 #include <vhostkit/daemon.h>
+#include <vhostkit/display.h>
 
 #define MAX_QUEUES 16
 
@@ -24,9 +26,9 @@ struct kind {
         uint8_t config[16];
 };
 
-static const char *const names[] = { "net", "net-plain", "rng", "scsi", "vsock", "crypto", "fs", "i2c", "gpio", NULL };
+static const char *const names[] = { "net", "net-plain", "rng", "scsi", "vsock", "crypto", "fs", "i2c", "gpio", "gpu", NULL };
 
-/* virtio 1.3: 5.1, 5.4, 5.6, 5.9, 5.10, 5.11, 5.15, 5.18 */
+/* virtio 1.3: 5.1, 5.4, 5.6, 5.7, 5.9, 5.10, 5.11, 5.15, 5.18 */
 static const struct kind kinds[] = {
         { 1, 4, "hz", 1u << 3 | 1u << 15 | 1u << 17 | 1u << 22, 0, { 0 } },    /* MTU, MRG_RXBUF, CTRL_VQ, MQ */
         { 1, 2, "hz", 1u << 5 | 1u << 15, 12, { 0x52, 0x54, 0, 0x12, 0x34, 0x56 } },   /* MAC, MRG_RXBUF */
@@ -37,6 +39,7 @@ static const struct kind kinds[] = {
         { 26, 2, "z", 0, 0, { 0 } },
         { 34, 1, "z", 1u << 0, 0, { 0 } },                              /* ZERO_LENGTH_REQUEST */
         { 41, 2, "zh", 1u << 0, 8, { 4 } },                             /* IRQ; ngpio 4 */
+        { 16, 2, "z", 1u << 1, 16, { [8] = 1 } },                       /* EDID; one scanout */
 };
 
 struct any {
@@ -101,6 +104,54 @@ static int close_session(void *dev, uint64_t id) {
 static const struct vhk_net_ops net = { .size = sizeof(net), .send_rarp = send_rarp, .set_mtu = set_mtu };
 static const struct vhk_crypto_ops crypto = { .size = sizeof(crypto), .create_session = create_session, .close_session = close_session };
 
+/* ---- a picture, for whoever shows it: each colour says where it is ---- */
+
+#define WIDTH 32u
+#define HEIGHT 16u
+
+static void shown(void *arg, int error) {
+        (void)arg;
+        fprintf(stderr, "display: the update was shown: %s\n", strerror(-error));
+}
+
+static void draw(struct vhk_display *d) {
+        static struct vhk_display_cursor cursor = { 1, 2, { [0] = 0xffffffff } };
+        static uint32_t pixels[WIDTH * HEIGHT];
+        struct vhk_display_rect all = { 0, 0, WIDTH, HEIGHT }, corner = { WIDTH - 8, HEIGHT - 4, 8, 4 };
+
+        for (uint32_t i = 0; i < WIDTH * HEIGHT; i++)
+                pixels[i] = (i % WIDTH * 8) << 16 | (i / WIDTH * 16) << 8 | 0x7f;
+        int k = vhk_display_set_scanout(d, 0, WIDTH, HEIGHT);
+        if (k == 0)
+                k = vhk_display_update(d, 0, &all, pixels, WIDTH * 4);
+        memset(pixels, 0xff, sizeof(pixels));
+        if (k == 0)
+                k = vhk_display_update(d, 0, &corner, pixels, WIDTH * 4);
+        if (k == 0)
+                k = vhk_display_set_cursor(d, 0, 3, 4, &cursor);
+        if (k == 0)
+                k = vhk_display_move_cursor(d, 0, 5, 6);
+        if (k == 0)
+                k = vhk_display_hide_cursor(d, 0, 5, 6);
+        if (k == 0)                     /* without a dma-buf: shown it cannot be, but it is answered */
+                k = vhk_display_update_dmabuf(d, 0, &all, shown, NULL);
+        fprintf(stderr, "display: the picture is drawn: %s\n", strerror(-k));
+}
+
+static void got_info(void *arg, int error, const struct vhk_display_info *info) {
+        fprintf(stderr, "display: scanout 0 is %u x %u: %s\n", info ? info->modes[0].rect.width : 0, info ? info->modes[0].rect.height : 0,
+                strerror(-error));
+        draw(arg);
+}
+
+static void display_opened(void *dev, struct vhk_display *d, uint32_t features) {
+        (void)dev;
+        fprintf(stderr, "display: features 0x%x\n", features);
+        vhk_display_get_info(d, got_info, d);
+}
+
+static const struct vhk_display_ops display = { .size = sizeof(display), .opened = display_opened };
+
 static int open_device(void *state, struct vhk_device_ops *ops, struct vhk_error *ret_e) {
         struct any *a = state;
 
@@ -112,6 +163,7 @@ static int open_device(void *state, struct vhk_device_ops *ops, struct vhk_error
         ops->config_len = a->kind->config_len;
         ops->net = ops->virtio_id == 1 ? &net : NULL;
         ops->crypto = ops->virtio_id == 20 ? &crypto : NULL;
+        ops->display = ops->virtio_id == 16 ? &display : NULL;
         return 0;
 }
 

@@ -15,11 +15,13 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <vhostkit/backend.h>
+#include <vhostkit/display.h>
 
 #include "base/fd.h"
 #include "ring/ring.h"
 #include "sock/sock.h"
 #include "trace.h"
+#include "wire/gpu.h"
 
 #define MAX_RINGS 8u
 #define MAX_FILES 16u
@@ -96,6 +98,61 @@ static void check_trace(const struct trace *t) {
 
 TEST(every_message_and_answer_is_legal) {
         CHECK(trace_for_each(check_trace) >= 14);
+}
+
+/* ---- the display's socket ---- */
+
+static struct {
+        struct vhk_gpu_state state;
+        unsigned due[VHK_GPU_LAST + 1], n_requests, n_answers;
+} display;
+
+static void check_display_line(const struct trace_display_line *l) {
+        const char *name = vhk_gpu_row(l->h.request) ? vhk_gpu_row(l->h.request)->name : "an unknown message";
+        uint64_t word;
+        enum vhk_rule rule;
+
+        if (l->direction == '(') {
+                rule = vhk_gpu_check_reply(l->h.request, &l->h, l->payload, l->n_fds);
+                CHECK_MSG(rule == VHK_RULE_OK, "answer to %s: %s", name, vhk_rule_text(rule));
+                CHECK_MSG(display.due[l->h.request]--, "%s was not asked", name);
+                display.n_answers++;
+        } else {
+                rule = vhk_gpu_check(&display.state, &l->h, l->payload, l->n_fds);
+                CHECK_MSG(rule == VHK_RULE_OK, "%s: %s", name, vhk_rule_text(rule));
+                display.due[l->h.request] += vhk_gpu_row(l->h.request)->answered;
+                display.n_requests++;
+        }
+        memcpy(&word, l->payload, sizeof(word));
+        if (l->h.request == VHK_GPU_GET_PROTOCOL_FEATURES && l->direction == '(')
+                display.state.offered = word;
+        if (l->h.request == VHK_GPU_SET_PROTOCOL_FEATURES)
+                display.state.features = word;
+}
+
+static void check_display(const struct trace *t) {
+        static struct trace_display_line l;
+        char path[512], *text = NULL;
+        size_t room = 0;
+
+        memset(display.due, 0, sizeof(display.due));
+        display.state = (struct vhk_gpu_state){ .max_pixels = UINT64_MAX };
+        snprintf(path, sizeof(path), "%s/%s.trace", vhk_traces_dir, t->name);
+        FILE *f = fopen(path, "r");
+        CHECK(f);
+        while (getline(&text, &room, f) > 0)
+                if (trace_is_display(text)) {
+                        trace_read_display_line(&l, text);
+                        check_display_line(&l);
+                }
+        free(text);
+        fclose(f);
+}
+
+TEST(every_message_of_a_display_is_legal) {
+        display.n_requests = display.n_answers = 0;
+        trace_for_each(check_display);
+        CHECK(display.n_requests >= 20 && display.n_answers >= 6);
 }
 
 /* ---- the back-end and its device ---- */
@@ -203,6 +260,8 @@ static const struct vhk_crypto_ops dev_crypto = {
         .size = sizeof(dev_crypto), .create_session = dev_create_session, .close_session = dev_close_session,
 };
 
+static const struct vhk_display_ops dev_display = { .size = sizeof(dev_display) };
+
 /* Protocol features that come with the device. */
 #define OF_THE_DEVICE (VHK_BIT(VHK_PF_DEVICE_STATE) | VHK_BIT(VHK_PF_RARP) | VHK_BIT(VHK_PF_NET_MTU) | VHK_BIT(VHK_PF_CRYPTO_SESSION))
 
@@ -219,7 +278,7 @@ static void open_backend(struct replay *r) {
                 .size = sizeof(ops), .virtio_id = r->t->virtio_id, .n_queues = (uint16_t)trace_n_rings(r->t), .queue_size_max = 1024,
                 .config_len = protocol & VHK_BIT(VHK_PF_CONFIG) ? VHK_MAX_CONFIG : 0, .features = features & ~RING_BITS,
                 .queue_run = dev_run, .get_config = dev_get_config, .set_config = dev_set_config,
-                .save_state = dev_save_state, .load_state = dev_load_state, .net = &dev_net, .crypto = &dev_crypto,
+                .save_state = dev_save_state, .load_state = dev_load_state, .net = &dev_net, .crypto = &dev_crypto, .display = &dev_display,
         };
         struct vhk_backend_options o = {
                 .size = sizeof(o), .has_fd = 1, .fd = ends[0], .control = r->control,
@@ -680,6 +739,17 @@ static bool regions_come_and_go(const struct trace *t) {
         return count(t, VHK_FE_ADD_MEM_REG) > 2 && count(t, VHK_FE_REM_MEM_REG) >= 1;
 }
 
+/* A display's socket for each life of the device, before its features are set. */
+static bool display_before_features(const struct trace *t) {
+        return count(t, VHK_FE_GPU_SET_SOCKET) == 2 && first(t, VHK_FE_GPU_SET_SOCKET) < first(t, VHK_FE_SET_FEATURES);
+}
+
+/* What was never offered is passed on from the guest (RING_RESET). */
+static bool ring_reset_taken_unoffered(const struct trace *t) {
+        const struct trace_line *l = find(t, 0, t->n, VHK_FE_SET_FEATURES);
+        return l && (trace_u64(l) & ~trace_answered(t, VHK_FE_GET_FEATURES) & VHK_BIT(VHK_F_RING_RESET));
+}
+
 static bool capacity_changes(const struct trace *t) {
         for (unsigned i = 0; i < t->n; i++)
                 if (t->lines[i].direction == '{' && t->lines[i].h.request == VHK_BE_CONFIG_CHANGE_MSG)
@@ -714,6 +784,8 @@ TEST(the_traces_hold_what_they_are_kept_for) {
                 IN(sessions_of_632_bytes, "qemu-crypto"),
                 IN(mtu_before_features, "qemu-net"),
                 IN(notifications_are_messages, "uml-inband-vhk-blk-0"),
+                IN(display_before_features, "qemu-gpu"),
+                IN(ring_reset_taken_unoffered, "qemu-gpu"),
                 IN(translations, "qemu-viommu-vhk-blk-0"),
                 IN(regions_come_and_go, "qemu-hotplug-vhk-blk-0"),
                 IN(capacity_changes, "qemu-blk-resize-vhk-blk-0"),

@@ -229,7 +229,7 @@ static void open_both(int frontend_listens, uint32_t features, uint64_t reconnec
                 .move_cursor = move_cursor, .closed = window_closed };
         memset(&window, 0, sizeof(window));
         memset(&answer, 0, sizeof(answer));
-        n_opened = n_closed = n_reconnected = 0;
+        n_opened = n_closed = n_reconnected = 0;        /* the other thread is not there yet */
         connecting = frontend_listens;
         snprintf(dir, sizeof(dir), "/tmp/vhk-test-display-XXXXXX");
         CHECK(mkdtemp(dir));
@@ -250,7 +250,7 @@ static void close_both(void) {
         } else {
                 stop_backend();
         }
-        CHECK_EQ(n_opened, n_closed);
+        CHECK_EQ(LOAD(n_opened), LOAD(n_closed));
         vhk_worker_free(worker);
         unlink(path);
         CHECK(rmdir(dir) == 0);
@@ -378,7 +378,7 @@ TEST(it_stays_over_a_reset) {
                 draw(7);
                 CHECK_OK(vhk_frontend_reset(f));
                 draw(8);
-                CHECK_EQ(n_closed, 0);
+                CHECK_EQ(LOAD(n_closed), 0);
                 close_both();
         }
 }
@@ -388,7 +388,7 @@ TEST(a_back_end_that_comes_back_has_it_again) {
                 open_both(listens, VHK_DISPLAY_EDID, 20000000000);
                 draw(9);
                 stop_backend();
-                CHECK_EQ(n_closed, 1);
+                CHECK_EQ(LOAD(n_closed), 1);
                 start_backend();
                 SERVE_UNTIL(LOAD(n_opened) == 2);
                 CHECK_EQ(n_reconnected, 1);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The last column of messages.def names the foreign peers that the traces show speaking each row.
+"""The last column of messages.def and gpu.def names the foreign peers that the traces show speaking each row.
 
 A peer is a row's witness if it sent the message, or answered it.  The column must say exactly
 what tests/traces holds; `test-witness.py --write` makes it so.
@@ -46,13 +46,15 @@ def seen():
     peers = {key: set() for key in traces.ROWS}
     for trace in traces.kept().values():
         phase, due = Phase(), {}
-        speakers = {">": trace.facts["front-end"], "}": trace.facts["back-end"]}
-        listeners = {"<": trace.facts["back-end"], "{": trace.facts["front-end"]}
+        speakers = {">": trace.facts["front-end"], "}": trace.facts["back-end"], ")": trace.facts["back-end"]}
+        listeners = {"<": trace.facts["back-end"], "{": trace.facts["front-end"], "(": trace.facts["front-end"]}
         for m in trace.messages:
             side = traces.SIDES[m.direction]
             if m.direction in speakers:
                 due[side] = (side, m.id, phase.of(m))
                 peers[due[side]].add(speakers[m.direction])
+            elif side == "GPU":         # in any order
+                peers[side, m.id, "NORMAL"].add(listeners[m.direction])
             else:
                 peers[due[side]].add(listeners[m.direction])
     return peers
@@ -68,16 +70,16 @@ def column():
 
 
 def write(wanted):
-    lines = []
-    with open(traces.MESSAGES) as f:
-        for line in f:
-            cells = re.match(r"(FRONTEND|BACKEND)\( *(\d+), *(\w+), *(\w+),", line)
-            if cells and re.search(r'"[^"]*"\)$', line.rstrip()):
-                word = wanted[cells[1], int(cells[2]), cells[4]]
-                line = re.sub(r'"[^"]*"\)$', f'"{word}")', line.rstrip()) + "\n"
-            lines.append(line)
-    with open(traces.MESSAGES, "w") as f:
-        f.writelines(lines)
+    for path in (traces.MESSAGES, traces.DISPLAY):
+        lines = []
+        with open(path) as f:
+            for line in f:
+                key, _ = traces.row_of(line)
+                if key:
+                    line = re.sub(r'"[^"]*"\)$', f'"{wanted[key]}")', line.rstrip()) + "\n"
+                lines.append(line)
+        with open(path, "w") as f:
+            f.writelines(lines)
 
 
 def main():

@@ -31,7 +31,15 @@ struct trace_line {
 struct trace {
         char name[64], front_end[64], back_end[64];
         unsigned virtio_id, n;
-        struct trace_line lines[MAX_LINES];
+        struct trace_line lines[MAX_LINES];     /* without those on the display's socket */
+};
+
+/* A message on the display's socket. */
+struct trace_display_line {
+        char direction;                         /* ) ( */
+        struct vhk_hdr h;
+        uint8_t payload[65536];
+        unsigned n_fds;
 };
 
 static inline uint64_t trace_u64(const struct trace_line *l) {
@@ -61,6 +69,21 @@ static inline size_t trace_hex(const char *word, void *to, size_t room) {
         return n;
 }
 
+/* "-", bytes in hexadecimal, and behind a + a number of zeroes; how many there are. */
+static inline size_t trace_bytes(char *word, uint8_t *to, size_t room) {
+        char *more = strchr(word, '+');
+        size_t n_zeroes = more ? (size_t)atol(more + 1) : 0;
+
+        if (!strcmp(word, "-"))
+                return 0;
+        if (more)
+                *more = '\0';
+        size_t n = trace_hex(word, to, room);
+        CHECK(n_zeroes <= room - n);
+        memset(to + n, 0, n_zeroes);
+        return n + n_zeroes;
+}
+
 static inline void trace_read_line(struct trace_line *l, char *text) {
         char *at = NULL, *word;
 
@@ -72,12 +95,30 @@ static inline void trace_read_line(struct trace_line *l, char *text) {
         CHECK(word && trace_hex(word, &l->h, sizeof(l->h)) == sizeof(l->h));
         word = strtok_r(NULL, " ", &at);
         CHECK(word);
-        CHECK_EQ(strcmp(word, "-") ? trace_hex(word, l->payload, sizeof(l->payload)) : 0, l->h.size);
+        CHECK_EQ(trace_bytes(word, l->payload, sizeof(l->payload)), l->h.size);
         while ((word = strtok_r(NULL, " ", &at))) {
                 CHECK(l->n_fds < VHK_MAX_FDS);
                 struct trace_fd *fd = &l->fds[l->n_fds++];
                 CHECK(sscanf(word, "%11[a-z]:%" SCNu64 ":%u", fd->kind, &fd->size, &fd->n) >= 1);
         }
+}
+
+static inline bool trace_is_display(const char *text) {
+        return text[0] == ')' || text[0] == '(';
+}
+
+static inline void trace_read_display_line(struct trace_display_line *l, char *text) {
+        char *at = NULL;
+
+        text[strcspn(text, ";\n")] = '\0';
+        l->direction = strtok_r(text, " ", &at)[0];
+        char *word = strtok_r(NULL, " ", &at);
+        CHECK(word && trace_hex(word, &l->h, sizeof(l->h)) == sizeof(l->h));
+        word = strtok_r(NULL, " ", &at);
+        CHECK(word);
+        CHECK_EQ(trace_bytes(word, l->payload, sizeof(l->payload)), l->h.size);
+        for (l->n_fds = 0; strtok_r(NULL, " ", &at); l->n_fds++)
+                ;
 }
 
 static inline struct trace *trace_read(const char *name) {
@@ -97,6 +138,8 @@ static inline struct trace *trace_read(const char *name) {
                         sscanf(text, "# device: %*s %u", &t->virtio_id);
                         continue;
                 }
+                if (trace_is_display(text))
+                        continue;
                 CHECK(t->n < MAX_LINES);
                 trace_read_line(&t->lines[t->n++], text);
         }

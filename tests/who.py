@@ -86,7 +86,8 @@ def table():
     witnesses = [witness for _, witness in traces.rows().values()]
     spoken = sum(witness != "none" for witness in witnesses)
     by_peer = ", ".join(f"{LONG.get(peer, peer)} {sum(peer in w for w in witnesses)}" for peer in ROLES)
-    lines += ["", f"Of the protocol's {len(witnesses)} messages {spoken} were spoken or answered by one of them: {by_peer}."]
+    lines += ["", f"Of the protocol's {len(witnesses)} messages, with those to a display, {spoken} were spoken or answered by one of them: "
+                  f"{by_peer}."]
     return "\n".join(lines) + "\n"
 
 

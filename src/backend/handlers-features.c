@@ -2,11 +2,13 @@
 /*
  * Features, owner, numbers of rings. Control worker.
  * Source: vhost-user, "Front-end message types"; QEMU 7.2 passes on INDIRECT_DESC and EVENT_IDX of its guest for some
- * devices though they were not offered: both are always implemented, and what was set is honoured.
+ * devices though they were not offered: both are always implemented, and what was set is honoured. For vhost-user-gpu it passes on
+ * RING_RESET too, which is nothing to a back-end: a ring is reset by GET_VRING_BASE and all that sets it up.
  */
 #include "backend/session.h"
 
 #define ALWAYS_IMPLEMENTED (VHK_BIT(VHK_F_INDIRECT_DESC) | VHK_BIT(VHK_F_EVENT_IDX))
+#define NOTHING_TO_US VHK_BIT(VHK_F_RING_RESET)
 #define CARRIER_BITS (VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_LOG_ALL) | VHK_BIT(VHK_F_ACCESS_PLATFORM))
 
 int vhk_on_GET_FEATURES(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_u64 *ret_reply) {
@@ -25,7 +27,7 @@ static int tell_device(struct vhk_backend *b, uint64_t features) {
 
 int vhk_on_SET_FEATURES(struct vhk_backend *b, const struct vhk_p_u64 *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
         struct vhk_session *s = &b->session;
-        uint64_t old = s->wire.features, extra = p->value & ~(s->wire.features_offered | ALWAYS_IMPLEMENTED);
+        uint64_t old = s->wire.features, extra = p->value & ~(s->wire.features_offered | ALWAYS_IMPLEMENTED | NOTHING_TO_US);
         bool republish = (old ^ p->value) & (ALWAYS_IMPLEMENTED | VHK_BIT(VHK_F_LOG_ALL));
 
         if (extra)

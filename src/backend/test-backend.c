@@ -62,13 +62,15 @@ TEST(features) {
         CHECK_EQ(r.dev.n_negotiated, 1);
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES), 0);
         CHECK_EQ(r.dev.n_negotiated, 2);
+        CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(VHK_F_RING_RESET)), 0);         /* and 40, for a GPU */
+        CHECK_EQ(r.dev.n_negotiated, 3);
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(VHK_F_RING_PACKED)), 1);
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(7)), 1);
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES | VHK_BIT(VHK_F_ACCESS_PLATFORM)), 1);
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, VHK_BIT(VHK_F_PROTOCOL_FEATURES)), 0);     /* crypto: no VERSION_1 */
         r.dev.refuse_features = -ENODEV;
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES), 1);
-        CHECK_EQ(r.dev.n_negotiated, 3);
+        CHECK_EQ(r.dev.n_negotiated, 4);
         rig_close(&r);
 }
 

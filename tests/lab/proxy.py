@@ -3,7 +3,7 @@
 
 One thread.  A message is read whole (header, then as much as it announces: descriptors come with
 the header's first byte) and sent on in one piece.  The back-end's own channel, a descriptor in
-SET_BACKEND_REQ_FD, is cut open too.
+SET_BACKEND_REQ_FD, and the display's socket, one in GPU_SET_SOCKET, are cut open too.
 """
 
 import array
@@ -17,7 +17,8 @@ import threading
 from traces import HEADER, Message, Trace
 
 U64 = struct.Struct("=Q")
-GET_FEATURES, SET_BACKEND_REQ_FD = 1, 21
+GET_FEATURES, SET_BACKEND_REQ_FD, GPU_SET_SOCKET = 1, 21, 33
+GIFTS = {SET_BACKEND_REQ_FD: "}{", GPU_SET_SOCKET: ")("}
 MAX_FDS = 32
 
 
@@ -71,11 +72,24 @@ class Connection:
         try:
             while True:
                 for s in select.select(list(self.ways), [], [])[0]:
-                    self._pass_on(s)
+                    if s in self.ways:
+                        self._serve(s)
         except (Gone, OSError):
             pass
         for s in self.ways:
             s.close()
+
+    def _serve(self, source):
+        """A display may come and go while the rest goes on."""
+        sink, direction = self.ways[source]
+        try:
+            self._pass_on(source)
+        except (Gone, OSError):
+            if direction not in ")(":
+                raise
+            for s in (source, sink):
+                del self.ways[s]
+                s.close()
 
     def _pass_on(self, source):
         sink, direction = self.ways[source]
@@ -86,9 +100,9 @@ class Connection:
         if direction == "<" and number == GET_FEATURES:
             payload = U64.pack(U64.unpack(payload)[0] & ~self.proxy.hide)
         self.messages.append(Message(direction, number, flags, payload, [self._kind(fd) for fd in fds]))
-        if direction == ">" and number == SET_BACKEND_REQ_FD and fds:
+        if direction == ">" and number in GIFTS and fds:
             ours, theirs = socket.socketpair()
-            self._join(ours, socket.socket(fileno=fds[0]), "}{")
+            self._join(ours, socket.socket(fileno=fds[0]), GIFTS[number])
             fds[0] = theirs.detach()
         socket.send_fds(sink, [head + payload], fds)
         for fd in fds:

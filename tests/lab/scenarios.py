@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import backends
+import display
 import kernel
 import memory
 import migration
@@ -430,6 +431,7 @@ def front_busy(lab):
 
 
 recordings.register(scenario)
+display.register(scenario)
 
 migration.register(scenario)
 memory.register(scenario)
