@@ -9,8 +9,7 @@
 
 #include <vhostkit/blk.h>
 
-#include "driver/drvdev.h"
-#include "driver/drvq.h"
+#include "driver/wait.h"
 
 /* virtio 1.3, 5.2.3 and 6 */
 enum {
@@ -46,9 +45,7 @@ struct vhk_blk_queue {
         unsigned n_free, num;
         struct vhk_chunk last;          /* translated last */
         unsigned n_abandoned;           /* synchronous requests whose caller gave up waiting */
-        unsigned idle;                  /* reaps without result since somebody looked after the connection */
-        bool polling, wants_fd;
-        int epoll_fd;                   /* call fd and front-end; -1 while polling */
+        struct vhk_drvwait wait;
 };
 
 struct vhk_blk {

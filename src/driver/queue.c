@@ -3,22 +3,9 @@
  * Asynchronous requests. One thread per queue; no allocation, and no system call but a notification that is due, on the
  * way in; on the way out none while something is there. A request is a slot: its header, range and status byte
  * lie in lent memory, the slot's number is the ring's cookie. Source: virtio 1.3, 5.2.6.
- *
- * Whoever waits here also looks after the connection, now and then while polling and by its descriptor while sleeping, so
- * that a back-end that dies does not leave anybody waiting.
  */
 #include "driver/blk.h"
 
-#include <poll.h>
-#include <sched.h>
-#include <sys/epoll.h>
-#include <time.h>
-
-#include "base/fd.h"
-
-#define IDLE_LOOKS 4096u                /* empty reaps between two looks at the connection */
-#define SPINS_PER_CLOCK 256u
-#define SPINS_PER_YIELD 1024u
 #define REAP_AT_ONCE 64u
 #define NO_STATUS 0xffu
 
@@ -56,25 +43,12 @@ size_t vhk_blk_queue_bytes(uint16_t num) {
         return vhk_drvq_bytes(num, (uint16_t)indirect_max(num)) + slots_bytes(num);
 }
 
-static int watch(int epoll_fd, int fd, uint64_t which) {
-        struct epoll_event e = { .events = EPOLLIN, .data.u64 = which };
-
-        return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? vhk_errno() : 0;
-}
-
-static int make_epoll(struct vhk_blk_queue *q) {
-        q->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        if (q->epoll_fd < 0)
-                return vhk_errno();
-        int k = watch(q->epoll_fd, vhk_drvq_get_fd(q->ring), 0);
-
-        return k < 0 ? k : watch(q->epoll_fd, vhk_frontend_get_fd(q->b->d.f), 1);
-}
+static int ready(void *queue, void *ret, unsigned at, unsigned n);
 
 int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, uint16_t num, uint8_t *mem) {
         size_t ring_bytes = vhk_drvq_bytes(num, (uint16_t)indirect_max(num));
 
-        *q = (struct vhk_blk_queue){ .b = b, .num = num, .n_free = num, .polling = b->polling, .epoll_fd = -1 };
+        *q = (struct vhk_blk_queue){ .b = b, .num = num, .n_free = num };
         if (!mem)
                 return -ENOMEM;
         q->headers = (void *)(mem + ring_bytes);
@@ -91,17 +65,14 @@ int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, u
                 q->free_slots[j] = (uint16_t)(num - 1 - j);
         int k = vhk_drvq_new_at(b->d.f, i, &(struct vhk_drvq_options){ .size = sizeof(struct vhk_drvq_options), .num = num, .polling = b->polling },
                                 &(struct vhk_drvq_place){ .mem = mem, .indirect_max = (uint16_t)indirect_max(num), .gpa = vhk_blk_gpa, .gpa_arg = q }, &q->ring);
-        if (k < 0 || b->polling)
-                return k;
-        vhk_drvq_disarm(q->ring);
-        return make_epoll(q);
+        return k < 0 ? k : vhk_drvwait_init(&q->wait, &(struct vhk_drvwait){ .d = &b->d, .ring = q->ring, .ready = ready, .q = q, .polling = b->polling });
 }
 
 void vhk_blk_queue_done(struct vhk_blk_queue *q) {
         if (!q->b)
                 return;
+        vhk_drvwait_done(&q->wait);
         vhk_drvq_free(q->ring);
-        vhk_close(&q->epoll_fd);
         free(q->cookies);
         free(q->free_slots);
         q->b = NULL;
@@ -248,92 +219,14 @@ static VHK_HOT int reap_ready(struct vhk_blk_queue *q, struct vhk_blk_done *ret_
         return (int)got;
 }
 
-/* For a caller that waits for our descriptor: it stays readable until a reap finds the ring empty and armed. */
-static int reap_and_arm(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n) {
-        int fd = vhk_drvq_get_fd(q->ring), got = 0, k;
-        bool drained = false;
-
-        for (;;) {
-                k = reap_ready(q, ret_done + got, n - (unsigned)got);
-                if (k < 0)
-                        return got ? got : k;
-                got += k;
-                if ((unsigned)got == n)
-                        break;
-                vhk_drain_fd(fd);
-                drained = true;
-                if (!vhk_drvq_arm(q->ring))
-                        return got ? got : vhk_drvdev_look_after(&q->b->d);
-        }
-        if (drained)
-                vhk_notify_fd(fd);      /* there may be more */
-        return got;
-}
-
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static int wait_polling(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, uint64_t deadline) {
-        for (unsigned spins = 1;; spins++) {
-                int k = reap_ready(q, ret_done, n);
-                if (k != 0)
-                        return k;
-                vhk_cpu_relax();
-                if (spins % SPINS_PER_CLOCK == 0 && now_ns() >= deadline)
-                        return 0;
-                if (spins % SPINS_PER_YIELD == 0)
-                        sched_yield();          /* the device may wait for this very CPU */
-                if (spins % IDLE_LOOKS == 0 && vhk_drvdev_look_after(&q->b->d) < 0)
-                        return reap_ready(q, ret_done, n) ?: -EPIPE;
-        }
-}
-
-static int wait_sleeping(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, uint64_t deadline) {
-        struct pollfd p[2] = { { .fd = vhk_drvq_get_fd(q->ring), .events = POLLIN }, { .fd = vhk_frontend_get_fd(q->b->d.f), .events = POLLIN } };
-
-        for (;;) {
-                bool more = vhk_drvq_arm(q->ring);
-                int k = more ? reap_ready(q, ret_done, n) : 0;
-                if (k != 0)
-                        return k;
-                uint64_t now = now_ns();
-                if (now >= deadline)
-                        return 0;
-                uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)INT32_MAX);
-                if (poll(p, 2, more ? 0 : (int)ms) < 0 && errno != EINTR)
-                        return vhk_errno();
-                if (p[0].revents)
-                        vhk_drain_fd(p[0].fd);
-                k = p[1].revents ? vhk_drvdev_look_after(&q->b->d) : 0;
-                int got = reap_ready(q, ret_done, n);
-                if (got != 0 || k < 0)
-                        return got ? got : k;
-                p[0].revents = p[1].revents = 0;
-        }
-}
-
-/* Nothing is there. */
-static VHK_COLD int wait_some(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
-        int k = vhk_load_relaxed(&q->b->d.gone) ? -EPIPE : 0;
-
-        if (++q->idle >= IDLE_LOOKS) {
-                q->idle = 0;
-                k = vhk_drvdev_look_after(&q->b->d);
-        }
-        if (k < 0 || timeout_ms == 0 || n == 0 || q->n_free == q->num)
-                return k;
-        uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : now_ns() + (uint64_t)timeout_ms * 1000000;
-        return q->polling ? wait_polling(q, ret_done, n, deadline) : wait_sleeping(q, ret_done, n, deadline);
+static int ready(void *queue, void *ret, unsigned at, unsigned n) {
+        return reap_ready(queue, (struct vhk_blk_done *)ret + at, n);
 }
 
 VHK_API VHK_HOT int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
-        int k = vhk_unlikely(q->wants_fd) ? reap_and_arm(q, ret_done, n) : reap_ready(q, ret_done, n);
+        int k = vhk_unlikely(q->wait.wants_fd) ? vhk_drvwait_reap_and_arm(&q->wait, ret_done, n) : reap_ready(q, ret_done, n);
 
-        return vhk_likely(k != 0) ? k : wait_some(q, ret_done, n, timeout_ms);
+        return vhk_likely(k != 0) ? k : vhk_drvwait_some(&q->wait, ret_done, n, timeout_ms, q->n_free != q->num);
 }
 
 /* ---- the rest ---- */
@@ -346,14 +239,7 @@ VHK_API int vhk_blk_get_queue(struct vhk_blk *b, unsigned i, struct vhk_blk_queu
 }
 
 VHK_API int vhk_blk_queue_get_fd(struct vhk_blk_queue *q) {
-        if (q->polling)
-                return -1;
-        if (!q->wants_fd) {
-                q->wants_fd = true;
-                if (vhk_drvq_arm(q->ring))
-                        vhk_notify_fd(vhk_drvq_get_fd(q->ring));
-        }
-        return q->epoll_fd;
+        return vhk_drvwait_get_fd(&q->wait);
 }
 
 void vhk_blk_abandon(struct vhk_blk_queue *q) {

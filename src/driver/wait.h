@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+/*
+ * Waiting for a ring: by polling it, by sleeping on its descriptor, or in the caller's own loop by a descriptor that stays readable
+ * while there is something. Of one queue's thread.
+ *
+ * Whoever waits here also looks after the connection, now and then while polling and by its descriptor while sleeping, so
+ * that a back-end that dies does not leave anybody waiting.
+ */
+#pragma once
+
+#include "driver/drvdev.h"
+#include "driver/drvq.h"
+
+struct vhk_drvwait {
+        struct vhk_drvdev *d;
+        struct vhk_drvq *ring;
+        /* Takes what is there: at most @n results, to be put at @ret[@at] on. Number, or a negative errno: the ring is broken */
+        int (*ready)(void *q, void *ret, unsigned at, unsigned n);
+        void *q;
+        bool polling;
+        bool wants_fd;                  /* somebody waits for our descriptor: vhk_drvwait_reap_and_arm() is to be used */
+        unsigned idle;                  /* reaps without result since somebody looked after the connection */
+        int epoll_fd;                   /* call fd and front-end; -1 while polling */
+};
+
+/* The ring is disarmed. @w is to be done in any case. */
+int vhk_drvwait_init(struct vhk_drvwait *w, const struct vhk_drvwait *values);
+void vhk_drvwait_done(struct vhk_drvwait *w);
+int vhk_drvwait_get_fd(struct vhk_drvwait *w);
+int vhk_drvwait_reap_and_arm(struct vhk_drvwait *w, void *ret, unsigned n);
+/* Nothing is there. @may_come: it is worth waiting, at most @timeout_ms (-1 for ever). */
+int vhk_drvwait_some(struct vhk_drvwait *w, void *ret, unsigned n, int timeout_ms, bool may_come);
