@@ -19,7 +19,9 @@ struct pair_options {
         const struct vhk_device_ops *ops;
         void *dev;
         bool frontend_listens;
-        unsigned n_homes;               /* rings 0 to n - 1 live there, the others with control */
+        unsigned n_homes;               /* so many have homes of their own, the other rings live with control */
+        unsigned rings_per_home;        /* 0: 1 */
+        bool without_front;             /* the test opens something else at p->front: 0, and p->f is NULL */
         struct vhk_backend_options back;        /* size, control, mode and events are filled in */
         struct vhk_frontend_options front;      /* size and mode are filled in; 10 s are the limits that are not given */
         void (*between)(void *arg, const char *front, const char *back);        /* somebody stands there: the ends have a path each */
@@ -47,8 +49,8 @@ static inline void pair_on_event(void *arg, enum vhk_backend_event ev, const str
 static inline int pair_open_back(struct pair *p) {
         int k = vhk_backend_open(p->back, &p->o.back, p->o.ops, p->o.dev, &p->b, &p->back_error);
 
-        for (unsigned i = 0; i < p->o.n_homes && k == 0; i++)
-                k = vhk_backend_set_worker(p->b, i, p->homes[i].w);
+        for (unsigned i = 0, each = p->o.rings_per_home ?: 1; i < p->o.n_homes * each && k == 0; i++)
+                k = vhk_backend_set_worker(p->b, i, p->homes[i / each].w);
         return k;
 }
 
@@ -93,7 +95,7 @@ static inline int pair_open(struct pair *p, const struct pair_options *o) {
         for (unsigned i = 0; i < o->n_homes; i++)
                 CHECK_EQ(pthread_create(&p->homes[i].thread, NULL, home_thread, &p->homes[i]), 0);
         CHECK_EQ(pthread_create(&p->control.thread, NULL, pair_control, p), 0);
-        return vhk_frontend_open(p->front, fo, &p->f, &p->error);
+        return o->without_front ? 0 : vhk_frontend_open(p->front, fo, &p->f, &p->error);
 }
 
 static inline void pair_close(struct pair *p) {

@@ -11,6 +11,7 @@
 #include <vhostkit/error.h>
 #include <vhostkit/frontend.h>
 #include <vhostkit/memory.h>
+#include <vhostkit/net.h>
 #include <vhostkit/queue.h>
 #include <vhostkit/worker.h>
 

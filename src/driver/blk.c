@@ -108,13 +108,7 @@ static int start_queues(struct vhk_blk *b, uint16_t num) {
 
 /* A back-end need not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
 static int size_queues(struct vhk_blk *b, uint16_t wish, struct vhk_error *ret_e) {
-        struct vhk_frontend_info i = { .size = sizeof(i) };
-
-        vhk_frontend_get_info(b->d.f, &i);
-        uint16_t first = QUEUE_SIZE;
-        while (i.queue_size_max && first > i.queue_size_max && first > QUEUE_SIZE_LEAST)
-                first /= 2;
-        for (uint16_t num = wish ? wish : first;; num /= 2) {
+        for (uint16_t num = wish ? wish : vhk_drvdev_queue_size(&b->d, QUEUE_SIZE, QUEUE_SIZE_LEAST);; num /= 2) {
                 int k = derive(b, num, ret_e);
                 if (k < 0)
                         return k;

@@ -129,6 +129,15 @@ int vhk_drvdev_set_status(struct vhk_drvdev *d, uint8_t status) {
         return k < 0 || !(i.capabilities & VHK_CAP_STATUS) ? k : vhk_frontend_set_status(d->f, status);
 }
 
+uint16_t vhk_drvdev_queue_size(struct vhk_drvdev *d, uint16_t usual, uint16_t least) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+
+        vhk_frontend_get_info(d->f, &i);
+        while (i.queue_size_max && usual > i.queue_size_max && usual > least)
+                usual /= 2;
+        return usual;
+}
+
 /* Does the device keep FEATURES_OK? Without a status nobody says. */
 static int check_features(struct vhk_drvdev *d, struct vhk_error *ret_e) {
         struct vhk_frontend_info i = { .size = sizeof(i) };
@@ -138,7 +147,8 @@ static int check_features(struct vhk_drvdev *d, struct vhk_error *ret_e) {
         if (k == 0 && (i.capabilities & VHK_CAP_STATUS))
                 k = vhk_frontend_get_status(d->f, &status);
         if (k == 0 && (status & VHK_DRVDEV_S_FEATURES_OK) != VHK_DRVDEV_S_FEATURES_OK)
-                return vhk_error_set(ret_e, -EOPNOTSUPP, "driver.features", "the device does not accept the features 0x%llx", (unsigned long long)d->features);
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "driver.features", "the device does not accept the features 0x%llx",
+                                     (unsigned long long)d->features);
         return k < 0 ? vhk_drvdev_story(d, k, ret_e) : 0;
 }
 
@@ -167,6 +177,8 @@ int vhk_drvdev_open(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_
         d->event_arg = o->event_arg;
         o->on_event = on_event;
         o->event_arg = d;
+        o->on_queue = NULL;             /* they have the same argument; and our rings have descriptors, which no page replaces */
+        o->on_notifier = NULL;
         int k = vhk_memory_new(&d->m);
         if (k < 0)
                 return vhk_error_set(ret_e, k, d->rule, "out of memory");

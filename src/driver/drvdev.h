@@ -59,6 +59,8 @@ int vhk_drvdev_set_status(struct vhk_drvdev *d, uint8_t status);        /* where
 void vhk_drvdev_close(struct vhk_drvdev *d);                            /* all queues are done */
 /* The story of a call that failed with @k: the front-end's, if it is that. Returns @k. */
 int vhk_drvdev_story(struct vhk_drvdev *d, int k, struct vhk_error *ret_e);
+/* @usual, or as much of it as the device takes, where it says so; both are powers of two. */
+uint16_t vhk_drvdev_queue_size(struct vhk_drvdev *d, uint16_t usual, uint16_t least);
 /* Serves the front-end: 0, or -EPIPE: the connection is lost. */
 int vhk_drvdev_look_after(struct vhk_drvdev *d);
 

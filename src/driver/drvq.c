@@ -60,7 +60,7 @@ static int make_ring(struct vhk_drvq *q, uint64_t features, const struct vhk_drv
         bool indirect = (features & F_INDIRECT) && p->indirect_max;
 
         return vhk_drvring_new(&(struct vhk_drvring_setup){
-                .num = q->num, .event_idx = features & F_EVENT_IDX, .indirect = indirect,
+                .num = q->num, .event_idx = features & F_EVENT_IDX, .indirect = indirect, .strict = p->strict,
                 .desc = mem + l.desc, .avail = mem + l.avail, .used = mem + l.used, .gpa = p->gpa, .gpa_arg = p->gpa_arg,
                 .indirect_tables = indirect ? (void *)(mem + l.tables) : NULL, .indirect_max = indirect ? p->indirect_max : 0,
         }, &q->ring);

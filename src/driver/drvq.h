@@ -10,6 +10,7 @@
 struct vhk_drvq_place {
         void *mem;                      /* vhk_drvq_bytes() zeroed bytes of lent memory, 4096-aligned */
         uint16_t indirect_max;          /* entries of an indirect table; 0: none are used */
+        bool strict;                    /* as in struct vhk_drvring_setup */
         uint64_t (*gpa)(void *arg, const void *va, uint64_t len);       /* guest address of lent memory, UINT64_MAX: not lent */
         void *gpa_arg;
 };

@@ -65,7 +65,8 @@ int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, u
                 q->free_slots[j] = (uint16_t)(num - 1 - j);
         int k = vhk_drvq_new_at(b->d.f, i, &(struct vhk_drvq_options){ .size = sizeof(struct vhk_drvq_options), .num = num, .polling = b->polling },
                                 &(struct vhk_drvq_place){ .mem = mem, .indirect_max = (uint16_t)indirect_max(num), .gpa = vhk_blk_gpa, .gpa_arg = q }, &q->ring);
-        return k < 0 ? k : vhk_drvwait_init(&q->wait, &(struct vhk_drvwait){ .d = &b->d, .ring = q->ring, .ready = ready, .q = q, .polling = b->polling });
+        struct vhk_drvwait w = { .d = &b->d, .ring = q->ring, .ready = ready, .q = q, .polling = b->polling };
+        return k < 0 ? k : vhk_drvwait_init(&q->wait, &w);
 }
 
 void vhk_blk_queue_done(struct vhk_blk_queue *q) {

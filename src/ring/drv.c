@@ -28,7 +28,7 @@ struct vhk_drvring {
         uint16_t avail_idx, published;  /* with what was added; as the device sees it */
         uint16_t last_used;
         uint16_t in_flight;             /* added and not reaped */
-        bool event_idx, broken;
+        bool event_idx, strict, broken;
         uint16_t indirect_max;          /* 0: no indirect tables */
         struct vhk_desc *tables;
         uint64_t tables_gpa;
@@ -57,7 +57,7 @@ int vhk_drvring_new(const struct vhk_drvring_setup *s, struct vhk_drvring **ret_
                 entries[i].next = (uint16_t)((i + 1) & (s->num - 1u));
         *r = (struct vhk_drvring){
                 .desc = s->desc, .avail = s->avail, .used = s->used, .entries = VHK_STEAL(entries),
-                .mask = s->num - 1, .n_free = s->num, .event_idx = s->event_idx,
+                .mask = s->num - 1, .n_free = s->num, .event_idx = s->event_idx, .strict = s->strict,
                 .indirect_max = tables ? s->indirect_max : 0, .tables = s->indirect_tables, .tables_gpa = gpa,
                 .gpa = s->gpa, .gpa_arg = s->gpa_arg,
         };
@@ -194,9 +194,9 @@ int vhk_drvring_publish(struct vhk_drvring *r) {
 static inline bool take(struct vhk_drvring *r, uint32_t id, uint32_t len, struct vhk_done *ret_done) {
         struct entry *e = &r->entries[id & r->mask];
 
-        if (vhk_unlikely(id > r->mask || !e->n))
+        if (vhk_unlikely(id > r->mask || !e->n || (r->strict && len > e->in_len)))
                 return false;
-        /* a device that claims to have written more than it could has written at most all */
+        /* a device that claims to have written more than it could has written at most all, where that is let pass */
         *ret_done = (struct vhk_done){ .cookie = e->cookie, .len = VHK_MIN(len, e->in_len) };
         r->entries[e->last].next = r->free;
         r->free = (uint16_t)id;

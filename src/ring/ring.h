@@ -128,6 +128,7 @@ struct vhk_drvring;
 struct vhk_drvring_setup {
         uint16_t num;
         bool event_idx, indirect;
+        bool strict;                            /* who claims to have written more than it could breaks the ring; else it counts as all */
         void *desc, *avail, *used;              /* zeroed memory in the lent regions */
         uint64_t (*gpa)(void *arg, const void *va, uint64_t len);       /* guest address of lent memory, UINT64_MAX: not lent */
         void *gpa_arg;
