@@ -85,7 +85,7 @@ struct vhk_vdpa_add {
  * no vDPA; what else the kernel says. Its own words are in the story.
  */
 int vhk_vdpa_add(const struct vhk_vdpa_add *a, struct vhk_error *ret_e);
-/** vhk_vdpa_del() - remove a device; waits until whoever has it open has closed it. -ENODEV, -EPERM, -EINVAL (not made by a parent on request) */
+/** vhk_vdpa_del() - remove a device; waits, and cannot be killed, until whoever has it open has closed it: never the caller itself. -ENODEV, -EPERM, -EINVAL (not made by a parent on request) */
 int vhk_vdpa_del(const char *name, struct vhk_error *ret_e);
 
 /**

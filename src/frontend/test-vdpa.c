@@ -220,6 +220,36 @@ TEST(status_by_the_caller) {
         end();
 }
 
+TEST(rings_come_and_go_while_the_device_runs) {
+        struct vhk_ring_setup s = ring(16);
+
+        fake_begin();
+        fake.backend |= 1 << VHK_SYS_BF_RESUME;
+        fake.is_strict = true;
+        begin();
+        lend(4);
+        CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
+        done();
+        CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
+        CHECK_STR(done(), "suspend num 1=16 base 1=0 addr 1=200000,201000,202000 enable 1=1 resume");
+        CHECK_OK(vhk_frontend_stop_queue(f, 1, NULL));
+        CHECK_OK(vhk_frontend_stop_queue(f, 0, NULL));
+        CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
+        CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
+        CHECK(!fake.suspended);
+        CHECK_OK(vhk_frontend_stop_queue(f, 1, NULL));
+        done();
+        fake.fail = VHK_K_SET_VRING_ADDR;
+        fake.fail_errno = EIO;
+        REFUSED(vhk_frontend_start_queue(f, 1, &s), -EIO, "addresses of a ring");
+        CHECK_STR(done(), "suspend num 1=16 base 1=0 resume");          /* the other ring goes on */
+        fake.fail = 0;
+        CHECK_OK(vhk_frontend_suspend(f));
+        CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
+        CHECK(!fake.suspended);
+        end();
+}
+
 TEST(a_device_that_does_without) {
         struct vhk_ring_base base;
         struct vhk_ring_setup s = ring(16);

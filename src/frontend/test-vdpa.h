@@ -27,6 +27,7 @@ struct fake_vdpa {
         uint64_t features, needs, backend, first, last;
         uint32_t group[FAKE_RINGS];
         bool refuses_features_ok, forgets_maps; /* forgets_maps: as a simulator does at a reset */
+        bool is_strict;                         /* Linux 6.10: a ring is not set up while the device runs */
         /* which call fails, how */
         unsigned long fail;
         int fail_errno, fail_after;
@@ -191,7 +192,7 @@ static int fake_ring(unsigned long request, void *arg) {
                 return 0;
         case VHK_K_SET_VRING_BASE:
                 fake_say("base %u=%x", s.index, s.num);
-                if (!(fake.acked >> 34 & 1) && s.num > 0xffff)
+                if ((!(fake.acked >> 34 & 1) && s.num > 0xffff) || (fake.is_strict && fake.status & 4 && !fake.suspended))
                         return -EINVAL;
                 fake.rings[s.index].base = s.num;
                 return 0;

@@ -223,6 +223,23 @@ static int set_off(struct vhk_vd *v, uint8_t status) {
         return k;
 }
 
+static int suspend(struct vhk_frontend *f) {
+        struct vhk_vd *v = vhk_vd_of(f);
+
+        if (v->suspended)
+                return 0;
+        int k = vhk_vd_said(v, vhk_sys_vdpa_suspend(v->fd), "suspending");
+        v->suspended = k == 0;
+        return k;
+}
+
+/* Linux since 6.10 takes a ring's setup only before the device runs, or while it is suspended. */
+static int hold(struct vhk_frontend *f) {
+        struct vhk_vd *v = vhk_vd_of(f);
+
+        return runs(v) && vhk_vd_has(v, VHK_SYS_BF_SUSPEND) && vhk_vd_has(v, VHK_SYS_BF_RESUME) ? suspend(f) : 0;
+}
+
 static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
         struct vhk_vd *v = vhk_vd_of(f);
         int k = vhk_vd_check_queue(v, i);
@@ -239,12 +256,20 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         if (k < 0)
                 return k;
         uint8_t status = v->status | (v->status_is_callers ? 0 : VHK_VD_DRIVER_OK);
+        bool ran = runs(v);
         if (v->suspended && !vhk_vd_has(v, VHK_SYS_BF_RESUME))
                 k = revive(v);
+        else
+                k = hold(f);
         if (k == 0)
                 k = send_ring(v, i, s);
-        if (k < 0)
+        if (k < 0) {
+                struct vhk_error e = f->error;
+                if (ran && v->suspended)
+                        set_off(v, v->status);
+                f->error = e;
                 return k;
+        }
         v->rings[i].started = true;
         if (s->kick_fd >= 0)
                 v->rings[i].kick_fd = fcntl(s->kick_fd, F_DUPFD_CLOEXEC, 0);
@@ -256,16 +281,6 @@ static bool any_other_runs(const struct vhk_vd *v, unsigned i) {
                 if (j != i && v->rings[j].started)
                         return true;
         return false;
-}
-
-static int suspend(struct vhk_frontend *f) {
-        struct vhk_vd *v = vhk_vd_of(f);
-
-        if (v->suspended)
-                return 0;
-        int k = vhk_vd_said(v, vhk_sys_vdpa_suspend(v->fd), "suspending");
-        v->suspended = k == 0;
-        return k;
 }
 
 static int resume(struct vhk_frontend *f) {
