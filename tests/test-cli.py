@@ -107,7 +107,7 @@ class WrongUse(Case):
         self.assertFalse(os.path.exists(self.path('s')), 'a socket was left behind')
 
     def test_nothing(self):
-        self.check([], '--socket-path or --fd is needed')
+        self.check([], '--socket-path or --fd is needed, or --vduse')
 
     def test_no_file(self):
         self.check_disk([], '--blk-file is needed')
@@ -185,6 +185,17 @@ class WrongUse(Case):
 
     def test_both_endpoints(self):
         self.check_disk(['--fd=3', '-b', self.disk], '--socket-path and --fd exclude each other')
+
+    def test_vduse_alone(self):
+        socket = '--socket-path=' + self.path('s')
+        self.check(['--vduse=x', '--fd=3', '-b', self.disk], '--vduse goes with neither --socket-path nor --fd')
+        self.check(['--vduse=x', socket, '-b', self.disk], '--vduse goes with neither')
+        self.check(['--vduse-record=x', socket, '-b', self.disk], '--vduse-record goes with --vduse')
+        self.check(['--vduse=a/b', '-b', self.disk], '"a/b" cannot be the name')
+
+    @unittest.skipIf(os.path.exists('/dev/vduse/control'), 'this machine has VDUSE')
+    def test_vduse_without_the_module(self):
+        self.check(['--vduse=x', '-b', self.disk], '/dev/vduse/control', 'module')
 
     def test_path_too_long(self):
         self.check(['--socket-path=' + self.path('s' * 200), '-b', self.disk], 'the socket path has', 'at most 107')

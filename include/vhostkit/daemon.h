@@ -37,7 +37,7 @@ struct vhk_option {
  * @type: device type of the conventions: "block", "rng" ...
  * @summary: one line for --help
  * @capabilities: strings for --print-capabilities, NULL-terminated
- * @options: its own options, behind the common ones (--socket-path, --fd, --num-queues, --queue-size, --threads, --poll-us,
+ * @options: its own options, behind the common ones (--socket-path, --fd, --vduse, --num-queues, --queue-size, --threads, --poll-us,
  *           --print-capabilities, --help, --version)
  * @state_size: bytes of state: zeroed; filled by @options; the device's state as well
  * @open: options are parsed: open files, check, adjust the device: returns 0 or a negative errno with the story.

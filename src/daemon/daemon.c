@@ -4,6 +4,9 @@
  * --fd, fails early with one line and a status that is not 0, and ends on SIGTERM quickly, cleanly and with status 0. On a
  * listening socket it serves one front-end after the other, on a connected one until the peer leaves.
  *
+ * With --vduse the front-end is this machine's kernel: the device is put on the vDPA bus when it can answer, and taken off before
+ * it ends. A process that is killed leaves it where it is, for its successor.
+ *
  * The main thread is control. Signals come through a signalfd on its worker. At rest nothing wakes up.
  */
 #include <vhostkit/backend.h>
@@ -19,6 +22,7 @@
 #include "base/error.h"
 #include "daemon/options.h"
 #include "daemon/threads.h"
+#include "daemon/vdpa.h"
 
 #define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
 #define DMN_NO_FD UINT64_MAX
@@ -26,7 +30,7 @@
 #define DMN_PAGEFAULT (UINT64_C(1) << 8)        /* vhost-user, VHOST_USER_PROTOCOL_F_PAGEFAULT */
 
 struct dmn_options {
-        const char *socket_path, *offer, *no_offer;
+        const char *socket_path, *vduse, *vduse_record, *offer, *no_offer;
         uint64_t fd, n_queues, queue_size, threads, poll_us;
         int postcopy, iommu, print_capabilities, help, version;
 };
@@ -42,6 +46,8 @@ struct dmn {
         int signal_fd;
         struct vhk_watch *signal_watch;
         unsigned n_stops;
+        struct dmn_vdpa vdpa;
+        struct vhk_timer *vdpa_timer;   /* while it is taken off the bus */
         bool has_opened, has_ended, has_failed;
         bool is_stuck;          /* requests may still be in flight: nothing that they point to may be freed */
 };
@@ -77,13 +83,17 @@ static int dmn_fail(const char *text) {
 
 /* ---- options ---- */
 
-enum { DMN_SOCKET_PATH, DMN_FD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU, DMN_OFFER, DMN_NO_OFFER, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
+enum { DMN_SOCKET_PATH, DMN_FD, DMN_VDUSE, DMN_VDUSE_RECORD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU, DMN_OFFER, DMN_NO_OFFER, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS };
 
 static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
         [DMN_SOCKET_PATH] = { "socket-path", VHK_OPTION_STRING, offsetof(struct dmn_options, socket_path), "PATH",
                               "listen on this socket", .letter = 's' },
         [DMN_FD] = { "fd", VHK_OPTION_UINT, offsetof(struct dmn_options, fd), "N",
                      "inherited socket, listening or connected, instead", .max = INT32_MAX, .letter = 'f' },
+        [DMN_VDUSE] = { "vduse", VHK_OPTION_STRING, offsetof(struct dmn_options, vduse), "NAME",
+                        "be the vDPA device NAME of this machine instead (VDUSE)" },
+        [DMN_VDUSE_RECORD] = { "vduse-record", VHK_OPTION_STRING, offsetof(struct dmn_options, vduse_record), "PATH",
+                               "file for a successor, with --vduse (default: /run/vhostkit/vduse-NAME.inflight)" },
         [DMN_NUM_QUEUES] = { "num-queues", VHK_OPTION_UINT, offsetof(struct dmn_options, n_queues), "N",
                              "virtqueues offered", .min = 1 },
         [DMN_QUEUE_SIZE] = { "queue-size", VHK_OPTION_UINT, offsetof(struct dmn_options, queue_size), "N",
@@ -114,7 +124,7 @@ static void dmn_print_capabilities(const struct vhk_program *p) {
 }
 
 static void dmn_print_help(const struct vhk_program *p) {
-        printf("Usage: %s --socket-path=PATH | --fd=N [OPTION]...\n%s\n\n", p->name, p->summary);
+        printf("Usage: %s --socket-path=PATH | --fd=N | --vduse=NAME [OPTION]...\n%s\n\n", p->name, p->summary);
         if (p->options) {
                 vhk_options_print(p->options);
                 putchar('\n');
@@ -152,8 +162,12 @@ static int dmn_check_options(struct dmn *d, int n_rest, char **argv, struct vhk_
                 return vhk_error_set(ret_e, -EINVAL, "option.argument", "\"%.60s\" is not an option (--help lists them)", argv[1]);
         if (o->socket_path && o->fd != DMN_NO_FD)
                 return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--socket-path and --fd exclude each other");
-        if (!o->socket_path && o->fd == DMN_NO_FD)
-                return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--socket-path or --fd is needed (--help lists the options)");
+        if (o->vduse && (o->socket_path || o->fd != DMN_NO_FD))
+                return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--vduse goes with neither --socket-path nor --fd");
+        if (o->vduse_record && !o->vduse)
+                return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--vduse-record goes with --vduse only");
+        if (!o->socket_path && o->fd == DMN_NO_FD && !o->vduse)
+                return vhk_error_set(ret_e, -EINVAL, "option.endpoint", "--socket-path or --fd is needed, or --vduse (--help lists the options)");
         if (o->queue_size && !vhk_is_pow2(o->queue_size))
                 return vhk_error_set(ret_e, -EINVAL, "option.range", "--queue-size=%llu: must be a power of two",
                                      (unsigned long long)o->queue_size);
@@ -186,6 +200,62 @@ static int dmn_parse(struct dmn *d, int argc, char **argv, struct vhk_error *ret
         return 0;
 }
 
+/* ---- the vDPA bus ---- */
+
+static void dmn_stop_backend(struct dmn *d) {
+        vhk_backend_stop(d->backend, VHK_STOP_DRAIN, DMN_DRAIN_NS);
+}
+
+static void dmn_on_vdpa(void *arg, enum dmn_vdpa_verb verb, const struct vhk_error *e) {
+        struct dmn *d = arg;
+        char text[400];
+        bool has_died = e->code == -EPIPE;
+
+        if (verb == DMN_VDPA_ADD && (!e->code || e->code == -EEXIST)) {
+                snprintf(text, sizeof(text), "%s is on the vDPA bus%s", d->options.vduse, e->code ? " already" : "");
+                vhk_daemon_log(NULL, VHK_LOG_INFO, text);
+                return;
+        }
+        if (e->code && !(verb == DMN_VDPA_DEL && e->code == -ENODEV)) {         /* a device that never was on the bus may go */
+                snprintf(text, sizeof(text), "%s and the vDPA bus: %s", d->options.vduse, e->text);
+                dmn_fail(text);
+                d->has_failed = true;
+        }
+        if (d->vdpa_timer)
+                vhk_timer_set(d->vdpa_timer, 0);
+        if (!has_died || d->n_stops)
+                dmn_stop_backend(d);
+}
+
+static void dmn_on_vdpa_timer(void *arg) {
+        struct dmn *d = arg;
+        char text[300];
+
+        snprintf(text, sizeof(text), "the vDPA device %s is still in use: it stays, and the next one who serves it goes on", d->options.vduse);
+        dmn_fail(text);
+        d->has_failed = true;
+        dmn_stop_backend(d);
+}
+
+static int dmn_start_vdpa(struct dmn *d, struct vhk_error *ret_e) {
+        int k = dmn_vdpa_watch(&d->vdpa, d->threads.control, dmn_on_vdpa, d);
+
+        if (k >= 0)
+                k = vhk_worker_timer(d->threads.control, dmn_on_vdpa_timer, d, &d->vdpa_timer);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "daemon.vdpa", "the vDPA bus cannot be watched: %s", strerror(-k));
+        dmn_vdpa_ask(&d->vdpa, DMN_VDPA_ADD);
+        return 0;
+}
+
+/* Off the bus first: the driver says farewell, and we answer. */
+static void dmn_stop(struct dmn *d) {
+        if (d->options.vduse && vhk_timer_set(d->vdpa_timer, DMN_DRAIN_NS) >= 0)
+                dmn_vdpa_ask(&d->vdpa, DMN_VDPA_DEL);
+        else
+                dmn_stop_backend(d);
+}
+
 /* ---- signals ---- */
 
 static void dmn_on_sigbus(int sig, siginfo_t *si, void *context) {
@@ -214,7 +284,7 @@ static void dmn_on_signal(void *arg, uint32_t events) {
         }
         if (d->n_stops++ == 0) {
                 vhk_daemon_log(NULL, VHK_LOG_INFO, "asked to end: what was accepted is completed");
-                vhk_backend_stop(d->backend, VHK_STOP_DRAIN, DMN_DRAIN_NS);
+                dmn_stop(d);
         } else {
                 vhk_daemon_log(NULL, VHK_LOG_WARNING, "asked to end again: requests in flight are left behind");
                 d->has_ended = d->is_stuck = true;
@@ -288,7 +358,7 @@ static void dmn_log_start(const struct dmn *d) {
 
         snprintf(text, sizeof(text), "serving %s: %u queue%s of up to %u entries, %u thread%s beside control (the device allows: %s), "
                  "polling %llu us after work",
-                 d->options.socket_path ? d->options.socket_path : "an inherited socket", d->ops.n_queues,
+                 d->options.socket_path ? d->options.socket_path : d->options.vduse ? "the kernel" : "an inherited socket", d->ops.n_queues,
                  d->ops.n_queues == 1 ? "" : "s", d->ops.queue_size_max, d->threads.n_rings, d->threads.n_rings == 1 ? "" : "s",
                  kinds[d->ops.threads], (unsigned long long)(d->spin_ns / 1000));
         vhk_daemon_log(NULL, VHK_LOG_INFO, text);
@@ -296,10 +366,12 @@ static void dmn_log_start(const struct dmn *d) {
 
 static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
         const char *trace = getenv("VHK_TRACE");
+        struct vhk_vduse_options vduse = { .size = sizeof(vduse), .record = d->options.vduse_record };
         struct vhk_backend_options o = {
                 .size = sizeof(o),
                 .has_fd = d->options.fd != DMN_NO_FD,
                 .fd = d->options.fd != DMN_NO_FD ? (int)d->options.fd : -1,
+                .vduse = d->options.vduse ? &vduse : NULL,
                 .mode = d->options.socket_path ? VHK_SOCKET_LISTEN : VHK_SOCKET_DEFAULT,
                 .control = d->threads.control,
                 .on_event = dmn_on_event, .event_arg = d,
@@ -313,7 +385,8 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
         VHK_AUTOFREE char *spec = NULL;
         int k;
 
-        if (d->options.socket_path && asprintf(&spec, "vhost-user:%s", d->options.socket_path) < 0) {
+        const char *carrier = d->options.vduse ? "vduse" : "vhost-user", *name = d->options.vduse ? d->options.vduse : d->options.socket_path;
+        if (name && asprintf(&spec, "%s:%s", carrier, name) < 0) {
                 spec = NULL;
                 return vhk_error_set(ret_e, -ENOMEM, "daemon.memory", "out of memory");
         }
@@ -332,6 +405,8 @@ static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
         d->spin_ns = dmn_n_cpus() > 1 ? d->options.poll_us * 1000 : 0;         /* alone on a CPU, spinning only delays the peer */
         dmn_raise_nofile();
         k = dmn_init_signals(d, ret_e);
+        if (k >= 0 && d->options.vduse)         /* before anything is open that would stay open there */
+                k = dmn_vdpa_start(&d->vdpa, d->options.vduse, ret_e);
         if (k < 0)
                 return k;
         if (d->program->open) {
@@ -351,11 +426,15 @@ static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
         if (k < 0)
                 return vhk_error_set(ret_e, k, "daemon.signals", "signals cannot be watched: %s", strerror(-k));
         dmn_log_start(d);
+        if (d->options.vduse)
+                return dmn_start_vdpa(d, ret_e);
         return 0;
 }
 
 static void dmn_end(struct dmn *d) {
         d->signal_watch = vhk_watch_free(d->signal_watch);
+        d->vdpa_timer = vhk_timer_free(d->vdpa_timer);
+        dmn_vdpa_end(&d->vdpa);
         d->backend = vhk_backend_free(d->backend);
         dmn_threads_stop(&d->threads);
         if (d->has_opened && d->program->close)
@@ -366,7 +445,7 @@ static void dmn_end(struct dmn *d) {
 
 VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **argv) {
         struct vhk_program own = { 0 }, *p = &own;
-        struct dmn d = { .program = p, .signal_fd = -1 };
+        struct dmn d = { .program = p, .signal_fd = -1, .vdpa.fd = -1 };
         struct vhk_error e = { .text = "failed" };
         int k;
 
