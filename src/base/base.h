@@ -77,6 +77,13 @@ static inline vhk_le64 vhk_le64_of(uint64_t x) { return (vhk_le64){ VHK_LE_(64, 
 #define vhk_store_release(p, x) __atomic_store_n((p), (x), __ATOMIC_RELEASE)
 #define vhk_fence_seq_cst() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
+/* Counters of references. Taking one needs no order: the caller's own keeps the object alive. Who gives one up is through with
+ * the object (release), and the last takes it apart after all others (acquire); true: that is the caller. */
+static inline void vhk_refs_take(unsigned *refs) { __atomic_fetch_add(refs, 1, __ATOMIC_RELAXED); }
+static inline bool vhk_refs_drop(unsigned *refs) { return __atomic_sub_fetch(refs, 1, __ATOMIC_ACQ_REL) == 0; }
+/* Has everybody but the caller given up theirs? */
+static inline bool vhk_refs_alone(const unsigned *refs) { return vhk_load_acquire(refs) == 1; }
+
 static inline void vhk_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();

@@ -14,7 +14,7 @@
 #include <time.h>
 
 struct vhk_fdref {
-        unsigned refs;          /* shared (atomic): release on drop pairs with acquire before close */
+        unsigned refs;          /* shared (atomic) */
         int fd;
         bool is_pipe;
         int (*fn)(void *arg);   /* instead of a descriptor, which is -1 */
@@ -52,12 +52,12 @@ int vhk_fdref_new_call(int (*fn)(void *arg), void *arg, struct vhk_fdref **ret_r
 
 struct vhk_fdref *vhk_fdref_ref(struct vhk_fdref *r) {
         if (r)
-                __atomic_fetch_add(&r->refs, 1, __ATOMIC_RELAXED);      /* the caller's reference keeps it alive */
+                vhk_refs_take(&r->refs);
         return r;
 }
 
 struct vhk_fdref *vhk_fdref_unref(struct vhk_fdref *r) {
-        if (r && __atomic_sub_fetch(&r->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        if (r && vhk_refs_drop(&r->refs)) {
                 vhk_close(&r->fd);
                 free(r);
         }

@@ -27,13 +27,12 @@ int vhk_dirty_new(int fd, uint64_t offset, uint64_t size, struct vhk_dirty **ret
 
 struct vhk_dirty *vhk_dirty_ref(struct vhk_dirty *d) {
         if (d)
-                __atomic_fetch_add(&d->refs, 1, __ATOMIC_RELAXED);      /* the caller's reference keeps it alive */
+                vhk_refs_take(&d->refs);
         return d;
 }
 
 struct vhk_dirty *vhk_dirty_unref(struct vhk_dirty *d) {
-        /* release: our marks are made; acquire: before the last owner unmaps */
-        if (d && __atomic_sub_fetch(&d->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        if (d && vhk_refs_drop(&d->refs)) {
                 vhk_mapping_unref(d->mapping);
                 free(d);
         }

@@ -39,8 +39,7 @@ static int make_own(struct vhk_memmap **m, uint32_t more) {
         struct vhk_memmap *old = *m;
         uint32_t room = old->n + more;
 
-        /* acquire: whoever gave up his reference has read his last; pairs with vhk_memmap_unref() */
-        bool alone = vhk_load_acquire(&old->refs) == 1;
+        bool alone = vhk_refs_alone(&old->refs);        /* whoever gave up a reference has read his last */
         if (alone && room <= old->room)
                 return 0;
         if (alone)

@@ -156,12 +156,12 @@ int vhk_mapping_new_lent(int fd, uint64_t offset, uint64_t len, bool writable, s
 }
 
 struct vhk_mapping *vhk_mapping_ref(struct vhk_mapping *m) {
-        __atomic_fetch_add(&m->refs, 1, __ATOMIC_RELAXED);      /* the caller's reference keeps it alive */
+        vhk_refs_take(&m->refs);
         return m;
 }
 
 struct vhk_mapping *vhk_mapping_unref(struct vhk_mapping *m) {
-        if (m && __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL) == 0)
+        if (m && vhk_refs_drop(&m->refs))
                 mapping_free(m);
         return NULL;
 }

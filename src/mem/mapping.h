@@ -11,7 +11,7 @@
 #include "base/base.h"
 
 struct vhk_mapping {
-        unsigned refs;                  /* shared (atomic): acquire-release on drop, before munmap */
+        unsigned refs;                  /* shared (atomic) */
         uint32_t bad;                   /* shared (atomic): stored by the SIGBUS handler before the zeroes can be read */
         uint8_t *base;                  /* what was mapped: whole (huge) pages */
         size_t size, page;

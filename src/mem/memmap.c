@@ -48,13 +48,12 @@ int vhk_memmap_new(struct vhk_memmap **ret_m) {
 }
 
 struct vhk_memmap *vhk_memmap_ref(struct vhk_memmap *m) {
-        __atomic_fetch_add(&m->refs, 1, __ATOMIC_RELAXED);      /* the caller's reference keeps it alive */
+        vhk_refs_take(&m->refs);
         return m;
 }
 
 struct vhk_memmap *vhk_memmap_unref(struct vhk_memmap *m) {
-        /* release: our reads are over; acquire: before the last owner unmaps */
-        if (m && __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL) == 0)
+        if (m && vhk_refs_drop(&m->refs))
                 memmap_free(m);
         return NULL;
 }

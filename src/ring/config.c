@@ -39,13 +39,12 @@ int vhk_ring_config_new(const struct vhk_ring_config *values, struct vhk_ring_co
 
 struct vhk_ring_config *vhk_ring_config_ref(struct vhk_ring_config *c) {
         if (c)
-                __atomic_fetch_add(&c->refs, 1, __ATOMIC_RELAXED);      /* the caller's own reference keeps it alive */
+                vhk_refs_take(&c->refs);
         return c;
 }
 
 struct vhk_ring_config *vhk_ring_config_unref(struct vhk_ring_config *c) {
-        /* acq_rel: what others did with it comes before the last one takes it apart */
-        if (!c || __atomic_fetch_sub(&c->refs, 1, __ATOMIC_ACQ_REL) != 1)
+        if (!c || !vhk_refs_drop(&c->refs))
                 return NULL;
         vhk_memmap_unref(c->mem);
         vhk_fdref_unref(c->call);
