@@ -129,16 +129,25 @@ static int check_options(const struct vhk_drvq_options *o, struct vhk_drvq_optio
         return 0;
 }
 
-int vhk_drvq_new_at(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p, struct vhk_drvq **ret_q) {
-        struct vhk_drvq_options own;
-
-        int k = check_options(o, &own);
+static int allocate(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq_options *ret_o, struct vhk_drvq **ret_q) {
+        int k = check_options(o, ret_o);
         if (k < 0)
                 return k;
         struct vhk_drvq *q = calloc(1, sizeof(*q));
         if (!q)
                 return -ENOMEM;
-        *q = (struct vhk_drvq){ .kick_fd = -1, .call_fd = -1, .num = own.num, .index = i, .f = f };
+        *q = (struct vhk_drvq){ .kick_fd = -1, .call_fd = -1, .num = ret_o->num, .index = i, .f = f };
+        *ret_q = q;
+        return 0;
+}
+
+int vhk_drvq_new_at(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p, struct vhk_drvq **ret_q) {
+        struct vhk_drvq_options own;
+        struct vhk_drvq *q;
+
+        int k = allocate(f, i, o, &own, &q);
+        if (k < 0)
+                return k;
         k = make(q, &own, p);
         if (k < 0) {
                 vhk_drvq_free(q);
@@ -175,15 +184,13 @@ static uint64_t gpa_of(void *arg, const void *p, uint64_t len) {
 
 VHK_API int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq **ret_q) {
         struct vhk_drvq_options own;
+        struct vhk_drvq *q;
         void *mem;
 
-        int k = check_options(o, &own);
+        int k = allocate(f, i, o, &own, &q);
         if (k < 0)
                 return k;
-        struct vhk_drvq *q = calloc(1, sizeof(*q));
-        if (!q)
-                return -ENOMEM;
-        *q = (struct vhk_drvq){ .kick_fd = -1, .call_fd = -1, .num = own.num, .index = i, .f = f, .m = m };
+        q->m = m;
         uint16_t indirect_max = (uint16_t)VHK_MIN((unsigned)own.num, INDIRECT_MAX);
         k = vhk_memory_alloc(m, vhk_drvq_bytes(own.num, indirect_max), &mem);
         if (k == 0)
