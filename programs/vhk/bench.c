@@ -136,16 +136,15 @@ static enum tool_status run(const void *state, char *const *arguments) {
         const char *endpoint = arguments[0];
         const struct bench *o = state;
         struct vhk_blk_options bo = { .n_queues = (uint16_t)o->queues, .queue_size = ring_size(o), .polling = (uint8_t)o->poll };
-        struct vhk_blk_info info = { .size = sizeof(info) };
-        struct vhk_blk *b = NULL;
+        struct vhk_blk_info info;
+        struct vhk_blk *b;
         enum tool_status status = check_options(o);
 
         if (status == TOOL_OK)
-                status = tool_open_blk(endpoint, o->timeout_ms * TOOL_MS, &bo, &b);
+                status = tool_open_blk(endpoint, o->timeout_ms * TOOL_MS, &bo, &info, &b);
         if (status != TOOL_OK)
                 return status;
-        int k = vhk_blk_get_info(b, &info);
-        status = k < 0 ? tool_blk_failed(b, "configuration", 0, k) : check_disk(o, &info);
+        status = check_disk(o, &info);
         if (status == TOOL_OK)
                 status = measure(o, endpoint, b);
         vhk_blk_close(b);

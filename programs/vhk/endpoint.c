@@ -71,9 +71,11 @@ enum tool_status tool_open_failed(const char *endpoint, int k, const struct vhk_
         return e->text[0] ? tool_fail("%s", e->text) : tool_fail("%s: %s", endpoint, strerror(-k));
 }
 
-enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct vhk_blk_options *o, struct vhk_blk **ret_b) {
+enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct vhk_blk_options *o, struct vhk_blk_info *ret_info,
+                               struct vhk_blk **ret_b) {
         struct vhk_frontend_options fo;
         struct vhk_error e = { 0 };
+        struct vhk_blk *b;
         const char *spec;
         enum tool_status status = tool_endpoint(endpoint, limit_ns, &fo, &spec);
 
@@ -81,9 +83,19 @@ enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct v
                 return status;
         o->size = sizeof(*o);
         o->frontend = &fo;
-        int k = vhk_blk_open(spec, o, ret_b, &e);
+        int k = vhk_blk_open(spec, o, &b, &e);
         o->frontend = NULL;
-        return k < 0 ? tool_open_failed(endpoint, k, &e) : TOOL_OK;
+        if (k < 0)
+                return tool_open_failed(endpoint, k, &e);
+        *ret_info = (struct vhk_blk_info){ .size = sizeof(*ret_info) };
+        k = vhk_blk_get_info(b, ret_info);
+        if (k < 0) {
+                status = tool_blk_failed(b, "configuration", 0, k);
+                vhk_blk_close(b);
+                return status;
+        }
+        *ret_b = b;
+        return TOOL_OK;
 }
 
 enum tool_status tool_blk_failed(struct vhk_blk *b, const char *what, uint64_t offset, int k) {

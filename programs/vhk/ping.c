@@ -161,21 +161,19 @@ static enum tool_status check(const struct ping_options *o, const struct vhk_blk
         return TOOL_OK;
 }
 
-static enum tool_status ping(struct ping *p) {
-        struct vhk_blk_info info = { .size = sizeof(info) };
-        int k = vhk_blk_get_info(p->b, &info);
-        enum tool_status status = k < 0 ? tool_blk_failed(p->b, "configuration", 0, k) : check(p->o, &info);
+static enum tool_status ping(struct ping *p, const struct vhk_blk_info *info) {
+        enum tool_status status = check(p->o, info);
 
         if (status != TOOL_OK)
                 return status;
-        p->n_places = info.capacity / p->o->size;
+        p->n_places = info->capacity / p->o->size;
         p->random = tool_now();
         p->data = vhk_blk_alloc(p->b, p->o->size);
         p->saved = vhk_blk_alloc(p->b, p->o->size);
         p->pattern = vhk_blk_alloc(p->b, p->o->size);
         if (!p->data || !p->saved || !p->pattern)
                 return tool_fail("out of memory");
-        printf("PING %s: %llu bytes, %llu-byte requests\n", p->endpoint, (unsigned long long)info.capacity, (unsigned long long)p->o->size);
+        printf("PING %s: %llu bytes, %llu-byte requests\n", p->endpoint, (unsigned long long)info->capacity, (unsigned long long)p->o->size);
         tool_catch_interrupt();
         return rounds(p);
 }
@@ -184,15 +182,16 @@ static enum tool_status run(const void *state, char *const *arguments) {
         const char *endpoint = arguments[0];
         static struct ping p;                   /* large */
         struct vhk_blk_options bo = { .polling = 0 };
+        struct vhk_blk_info info;
 
         p.o = state;
         p.endpoint = endpoint;
         hist_init(&p.reads);
         hist_init(&p.writes);
         bo.polling = (uint8_t)p.o->polling;
-        enum tool_status status = tool_open_blk(endpoint, p.o->timeout_ms * TOOL_MS, &bo, &p.b);
+        enum tool_status status = tool_open_blk(endpoint, p.o->timeout_ms * TOOL_MS, &bo, &info, &p.b);
         if (status == TOOL_OK)
-                status = ping(&p);
+                status = ping(&p, &info);
         p.b = vhk_blk_close(p.b);
         return status;
 }

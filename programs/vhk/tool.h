@@ -74,8 +74,9 @@ vhk_log_fn tool_trace(void);
 enum tool_status tool_endpoint(const char *endpoint, uint64_t limit_ns, struct vhk_frontend_options *o, const char **ret_spec);
 /** tool_open_failed() - the line and the exit status for an open that failed with @k and @e */
 enum tool_status tool_open_failed(const char *endpoint, int k, const struct vhk_error *e);
-/** tool_open_blk() - open a disk, or say why not; @frontend of @o is filled in here */
-enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct vhk_blk_options *o, struct vhk_blk **ret_b);
+/** tool_open_blk() - open a disk and ask what it is, or say why not; @frontend of @o is filled in here */
+enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct vhk_blk_options *o, struct vhk_blk_info *ret_info,
+                               struct vhk_blk **ret_b);
 /** tool_blk_failed() - the line for a request that failed with @k: the connection's story where it is gone */
 enum tool_status tool_blk_failed(struct vhk_blk *b, const char *what, uint64_t offset, int k);
 /** tool_device_id() - virtio id of a device's name ("block", "blk", "net" ...); -1: no such device */
