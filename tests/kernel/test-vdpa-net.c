@@ -14,6 +14,7 @@
 #include <time.h>
 #include <vhostkit/drvq.h>
 #include <vhostkit/kernel.h>
+#include <vhostkit/net.h>
 #include <vhostkit/vdpa.h>
 
 #include "base/base.h"
@@ -46,7 +47,7 @@ static struct {
 
 /* ---- the card ---- */
 
-static void make_card(void) {
+static void add_card(void) {
         struct vhk_vdpa_add a = { .size = sizeof(a), .name = NAME, .mgmt_name = "vdpasim_net", .has_mac = 1 };
         struct vhk_error e = { 0 };
 
@@ -62,6 +63,12 @@ static void make_card(void) {
         if (k == -EOPNOTSUPP)
                 SKIP(e.text);
         CHECK_MSG(k == 0, "%s", e.text);
+}
+
+static void make_card(void) {
+        struct vhk_error e;
+
+        add_card();
         CHECK_MSG(vhk_frontend_open("vhost-vdpa:" NAME, NULL, &c.f, &e) == 0, "%s", e.text);
         CHECK_OK(vhk_memory_new(&c.m));
         CALL(vhk_frontend_set_status(c.f, 3));
@@ -310,4 +317,66 @@ TEST(control_ring_in_its_own_address_space) {
         munmap(data, 4096);
         close(kick_fd);
         close(call_fd);
+}
+
+/* ---- the card's driver ---- */
+
+static struct vhk_net *card;
+static struct vhk_net_queue *pair;
+
+#define CARD(call)                                                                                              \
+        ({                                                                                                      \
+                int k_ = (call);                                                                                \
+                CHECK_MSG(k_ >= 0, "%s gave %d: %s", #call, k_, vhk_net_queue_get_error(pair)->text);           \
+                k_;                                                                                             \
+        })
+
+/* @n frames, the @first of which is of that number; each that is not dropped comes back. Returns how many did. */
+static unsigned drive(uint64_t first, unsigned n, const uint8_t mac[6], bool all_come) {
+        static uint8_t sent[N_SENT][ROOM], expected[ROOM], got[ROOM];
+        struct vhk_net_frame in[32], out;
+        unsigned n_sent = 0, n_got = 0;
+
+        while (n_got < n) {
+                for (; n_sent < n && n_sent - n_got < N_SENT; n_sent++) {
+                        uint8_t *p = sent[n_sent % N_SENT];
+                        uint32_t len = make_frame(p, first + n_sent, mac) - HEADER;
+                        out = (struct vhk_net_frame){ .iov = &(struct iovec){ p + HEADER, len }, .n_iov = 1, .len = len };
+                        if (CARD(vhk_net_send(pair, &out, 1)) == 0)
+                                break;
+                }
+                int k = CARD(vhk_net_receive(pair, in, VHK_N(in), all_come ? 10000 : 500));
+                CHECK_MSG(k || !all_come, "nothing for ten seconds: %u of %u frames are back", n_got, n_sent);
+                if (!k)
+                        break;
+                for (int i = 0; i < k; i++, n_got++) {
+                        uint32_t len = make_frame(expected, first + n_got, mac) - HEADER, at = 0;
+                        for (unsigned j = 0; j < in[i].n_iov && at + in[i].iov[j].iov_len <= ROOM; at += (uint32_t)in[i].iov[j++].iov_len)
+                                memcpy(got + at, in[i].iov[j].iov_base, in[i].iov[j].iov_len);
+                        CHECK_MSG(in[i].len == len && at == len && !memcmp(got, expected + HEADER, len), "frame %u of %u bytes came as one of %u", n_got, len, in[i].len);
+                }
+                CARD(vhk_net_release(pair, in, (unsigned)k));
+        }
+        return n_got;
+}
+
+TEST(driver_of_the_card) {
+        struct vhk_net_info info = { .size = sizeof(info) };
+        struct vhk_error e;
+
+        card = vhk_net_close(card);
+        add_card();
+        CHECK_MSG(vhk_net_open("vhost-vdpa:" NAME, NULL, &card, &e) == 0, "%s", e.text);
+        CHECK_OK(vhk_net_get_info(card, &info));
+        CHECK(info.has_mac && !memcmp(info.mac, own_mac, 6));
+        CHECK_EQ(info.mtu, 1500);
+        CHECK_EQ(info.header_size, HEADER);
+        CHECK_OK(vhk_net_get_queue(card, 0, &pair));
+        CHECK_EQ(drive(0, 10000, own_mac, true), 10000);
+        CARD(vhk_net_set_mac(card, other_mac));         /* through the control queue */
+        CHECK_EQ(drive(10000, 3000, other_mac, true), 3000);
+        CHECK_EQ(drive(2, 1, own_mac, false), 0);       /* one to the former address */
+        CHECK_EQ(drive(2, 1, other_mac, false), 1);
+        card = vhk_net_close(card);
+        CHECK_MSG(vhk_vdpa_del(NAME, &e) == 0, "%s", e.text);
 }
