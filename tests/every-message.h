@@ -24,6 +24,7 @@ static struct device {
         struct vhk_host *host;
         bool refuses;                   /* whatever it is asked; atomic, as the next two */
         bool holds;                     /* requests are kept */
+        bool draws;                     /* it has a display; atomic too */
         struct vhk_req *held;
         uint64_t features, mtu;
         uint8_t mac[6], config[8], session[1072], state[100];
@@ -123,10 +124,14 @@ static int close_session(void *dev, uint64_t id) {
         return refuses(dev) ? -ENOENT : 0;
 }
 
+static void display_opened(void *dev, struct vhk_display *d, uint32_t features) {
+        __atomic_store_n(&((struct device *)dev)->draws, true, __ATOMIC_RELEASE);
+}
+
 static const struct vhk_shmem_ops shmem_ops = { .size = sizeof(shmem_ops), .get_config = get_shmem_config };
 static const struct vhk_object_ops object_ops = { .size = sizeof(object_ops), .get = get_object };
 static const struct vhk_net_ops net_ops = { sizeof(net_ops), send_rarp, set_mtu };
-static const struct vhk_display_ops display_ops = { .size = sizeof(display_ops) };
+static const struct vhk_display_ops display_ops = { .size = sizeof(display_ops), .opened = display_opened };
 static const struct vhk_crypto_ops crypto_ops = { sizeof(crypto_ops), create_session, close_session };
 static const struct vhk_device_ops bare_ops = {
         .size = sizeof(bare_ops), .virtio_id = 1, .n_queues = 2, .queue_size_max = QUEUE_MAX, .threads = VHK_THREADS_PER_QUEUE,
@@ -217,11 +222,16 @@ static void unmap(void *arg, const struct vhk_shmem_map *m) {
                 n_mapped--;
 }
 
+static int get_display_info(void *arg, struct vhk_display_info *ret_info) {
+        return 0;
+}
+
 /* What a row needs that would be in the way of others. */
-enum { RECONNECT = 1, POSTCOPY = 2, NO_SLOTS = 4, MISSES = 8, SHORT_LIMIT = 16 };
+enum { RECONNECT = 1, POSTCOPY = 2, NO_SLOTS = 4, MISSES = 8, SHORT_LIMIT = 16, DISPLAY = 32 };
 
 static struct pair_options options_for(unsigned needs, bool frontend_listens) {
         static const struct vhk_frontend_shmem shmem = { .size = sizeof(shmem), .map = map, .unmap = unmap };
+        static const struct vhk_frontend_display display = { .size = sizeof(display), .get_info = get_display_info };
 
         return (struct pair_options){
                 .ops = &device_ops, .n_homes = 2, .frontend_listens = frontend_listens,
@@ -229,6 +239,7 @@ static struct pair_options options_for(unsigned needs, bool frontend_listens) {
                           .protocol_offer = BIT(VHK_PF_INBAND_NOTIFICATIONS) | BIT(VHK_PF_CROSS_ENDIAN) | BIT(VHK_PF_HOST_NOTIFIER) |
                                             (needs & POSTCOPY ? BIT(VHK_PF_PAGEFAULT) : 0) },
                 .front = { .on_event = on_event, .on_queue = on_queue, .on_notifier = on_notifier, .shmem = &shmem, .objects = table, .iommu = 1,
+                           .display = needs & DISPLAY ? &display : NULL,
                            .on_miss = needs & MISSES ? on_miss : NULL, .reconnect_ns = needs & RECONNECT ? 20000000 : 0,
                            .protocol_no_offer = needs & NO_SLOTS ? BIT(VHK_PF_CONFIGURE_MEM_SLOTS) : 0 },
         };

@@ -581,39 +581,20 @@ static void close_session_refused(void) {
         CHECK_EQ(vhk_frontend_crypto_close(p.f, 2), -EREMOTEIO);
 }
 
-static int give_display(int other_end[2]) {
-        struct vhk_vhost_user *u = vhk_container_of(p.f, struct vhk_vhost_user, f);
+/* Given when the connection is made; the device has it when both sides have said what they can do. The rest is test-display's. */
+static void show_display(void) { WAIT_FOR(__atomic_load_n(&devices[0].draws, __ATOMIC_ACQUIRE)); }
 
-        CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, other_end));
-        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_GPU_SET_SOCKET, .fds = &other_end[1], .n_fds = 1 }, NULL, NULL);
-        close(other_end[1]);
-        return k;
-}
-
-/* The device's side asks the display first what it can do; the rest is test-display's. */
-static void set_display(void) {
-        uint32_t header[3];
-        int pair[2];
-
-        CHECK_OK(give_display(pair));
-        CHECK_EQ(recv(pair[0], header, sizeof(header), MSG_WAITALL), sizeof(header));
-        CHECK(header[0] == 1 && header[1] == 0 && header[2] == 0);
-        close(pair[0]);
-}
-
-static void set_display_refused(void) {
-        int pair[2];
-
-        int k = give_display(pair);
-        close(pair[0]);
-        CHECK_EQ(k, -EREMOTEIO);
+/* The front-end goes on without. */
+static void show_nothing(void) {
+        set_features(0);
+        CHECK(!__atomic_load_n(&devices[0].draws, __ATOMIC_ACQUIRE));
 }
 
 static const struct entry fe_SEND_RARP = { announce, announce_group, NACKED, "net.mac" },
         fe_NET_SET_MTU = { tell_mtu, tell_mtu_refused, NACKED, "device.mtu" },
         fe_CREATE_CRYPTO_SESSION = { open_sessions, open_session_refused, SAID, NULL },
         fe_CLOSE_CRYPTO_SESSION = { open_sessions, close_session_refused, NACKED, "device.crypto-session" },
-        fe_GPU_SET_SOCKET = { set_display, set_display_refused, NACKED, "gpu.socket", change_fd };
+        fe_GPU_SET_SOCKET = { show_display, show_nothing, NACKED, "gpu.socket", change_fd, DISPLAY };
 
 /* -- device state -- */
 
