@@ -62,14 +62,14 @@ def small_kinds():
 
 
 def kernels():
-    """A row for each way into the kernel, with the versions and the scenarios that went it."""
+    """A row for each way into the kernel, with the versions and the scenarios that went it; one on both kernels is named once."""
     rows = {}
     for name, seen in sorted(kernel.kept().items()):
         for version, *words in seen:
-            versions, names = rows.setdefault(tuple(words), ({}, []))
+            versions, names = rows.setdefault(tuple(words), ({}, {}))
             versions[version] = True
-            names.append(name)
-    return [f"| {who} in Linux {', '.join(versions)} | {' | '.join(words)} | {families(names)} |"
+            names[f"`{kernel.script_of(name)}`"] = True
+    return [f"| {who} in Linux {', '.join(versions)} | {' | '.join(words)} | {', '.join(names)} |"
             for (who, *words), (versions, names) in sorted(rows.items())]
 
 

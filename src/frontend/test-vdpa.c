@@ -151,7 +151,7 @@ TEST(status_by_the_carrier) {
         CHECK_EQ(vhk_frontend_start_queue(f, 1, &s), -EBUSY);
         CHECK_EQ(vhk_frontend_set_features(f, 0), -EBUSY);
         CHECK_OK(vhk_frontend_stop_queue(f, 1, &base));
-        CHECK_STR(done(), "suspend getbase 1");
+        CHECK_STR(done(), "suspend getbase 1 enable 1=0");
         CHECK_EQ(base.avail, 9);
         /* it cannot be resumed: it begins anew, and is where it was */
         CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
@@ -203,7 +203,7 @@ TEST(status_by_the_caller) {
         CHECK_OK(vhk_frontend_stop_queue(f, 0, NULL));
         CHECK_STR(done(), "enable 0=0 getbase 0");
         CHECK_OK(vhk_frontend_stop_queue(f, 1, NULL));
-        CHECK_STR(done(), "suspend getbase 1");
+        CHECK_STR(done(), "suspend getbase 1 enable 1=0");
         CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
         CHECK_STR(done(), "num 0=16 base 0=0 addr 0=200000,201000,202000 enable 0=1 resume");
         CHECK_OK(vhk_frontend_suspend(f));

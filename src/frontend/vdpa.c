@@ -302,6 +302,8 @@ static int stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *
                 k = vhk_vd_said(v, vhk_sys_vdpa_set_vring_enable(v->fd, i, 0), "disabling a ring");
         if (k == 0)
                 k = vhk_vd_said(v, vhk_sys_vhost_get_vring_base(v->fd, i, &base), "base of a ring");
+        if (k == 0 && v->suspended)     /* a ring that is set up again begins where it is enabled, and not if it is still */
+                k = vhk_vd_said(v, vhk_sys_vdpa_set_vring_enable(v->fd, i, 0), "disabling a ring");
         if (k == 0)
                 k = vhk_vd_said(v, vhk_sys_vhost_set_vring_kick(v->fd, i, -1), "kick descriptor of a ring");
         if (k == 0)

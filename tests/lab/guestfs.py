@@ -23,7 +23,7 @@ GUEST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest")
 KERNEL_MODULES = ("virtio_pci", "virtio_blk", "virtio_mem", "virtio-rng", "ext4", "virtio_net", "virtio_scsi",
                   "vmw_vsock_virtio_transport", "virtio_crypto", "virtiofs")
 VHOST_MODULES = ("vhost_net", "vhost_vsock", "vhost_scsi", "tun", "target_core_file", "vsock_loopback", "virtio_blk",
-                 "virtio_net", "ext4", "vdpa_sim_blk", "vdpa_sim_net", "vduse", "vhost_vdpa", "virtio_vdpa")
+                 "virtio_net", "ext4", "vdpa_sim", "vdpa_sim_blk", "vdpa_sim_net", "vduse", "vhost_vdpa", "virtio_vdpa")
 GUEST_PROGRAMS = (("mkfs.ext4", "e2fsprogs"), ("blkdiscard", "util-linux"))
 VHOST_PROGRAMS = (("e2fsck", "e2fsprogs"), ("vdpa", "iproute2"))
 UML_MODULES = {"virtio_blk": (), "virtio_net": ("failover", "net_failover")}         # and what each needs

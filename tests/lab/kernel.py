@@ -71,6 +71,10 @@ def full_name(name, kernel):
     return name if kernel == debian.OLDEST else f"{name}-{kernel}"
 
 
+def script_of(name):
+    return next((name.removesuffix(f"-{kernel}") for kernel in debian.KERNELS if name.endswith(f"-{kernel}")), name)
+
+
 # ---- whom they met ----
 
 def kept():

@@ -10,7 +10,7 @@ qemu-storage-daemon --blockdev file,node-name=f,filename=/tmp/disk.img \
 await "no /dev/vduse/disk0" [ -e /dev/vduse/disk0 ]
 vdpa_add disk0 vduse
 bind_virtio_vdpa disk0
-exercise_disk "$disk" virtio_vdpa
+exercise_disk "$disk"
 bind_vhost_vdpa disk0
 vdpa_del disk0
 kill $!

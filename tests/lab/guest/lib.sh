@@ -17,11 +17,13 @@ expect() {
 	[ "$2" = "$3" ] || fail "$1 is '$2', expected '$3'"
 }
 
-# load MODULE: it and what it needs, in order
+# load MODULE [PARAMETER]: it and what it needs, in order
 load() {
 	while read -r module; do
 		name=$(basename "$module" .ko | tr - _)
-		[ -d "/sys/module/$name" ] || insmod "/lib/modules/$module"
+		parameter=
+		[ "$module" != "$1.ko" ] || parameter=${2-}
+		[ -d "/sys/module/$name" ] || insmod "/lib/modules/$module" $parameter
 	done <"/lib/modules/$1.order"
 }
 
