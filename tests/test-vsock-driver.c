@@ -102,7 +102,7 @@ static void go_on(void) {
                 }
                 vhk_queue_push(q, r, p->event ? 4 : (uint32_t)say(r, p));
                 vhk_queue_flush(q);
-                if (++device.done >= VHK_MAX(p->times, (uint16_t)1)) {
+                if (++device.done >= VHK_MAX((unsigned)p->times, 1u)) {
                         device.done = 0;
                         device.at++;
                 }
