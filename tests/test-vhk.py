@@ -134,6 +134,8 @@ class Vdpa(Base):
                             (('--mac=',), ['add', 'net0', '--mgmt=sim', '--mac=52:54:00:12:34:56:78']), (('--mac=',), ['add', 'net0', '--mgmt=sim', '--mac=5:254:00:12:34:56']),
                             (('--mac=',), ['add', 'net0', '--mgmt=sim', '--mac=+2:54:00:12:34:56']), (('--mtu=', '68'), ['add', 'net0', '--mgmt=sim', '--mtu=67']),
                             (('--queues=', '32768'), ['add', 'net0', '--mgmt=sim', '--queues=0']), (('--mgmt=',), ['add', 'net0', '--mgmt=' + 'x' * 64 + '/y']),
+                            (('--features=', '0x'), ['add', 'net0', '--mgmt=sim', '--features=20']), (('--features=',), ['add', 'net0', '--mgmt=sim', '--features=0x']),
+                            (('--features=',), ['add', 'net0', '--mgmt=sim', '--features=0x-1']), (('--features=',), ['add', 'net0', '--mgmt=sim', '--features=0x1' + '0' * 16]),
                             (('NAME is missing',), ['del']), (('one argument too many',), ['del', 'a', 'b']), (('DRIVER is missing',), ['bind', 'blk0']),
                             (('"vfio"', 'vhost_vdpa', 'virtio_vdpa'), ['bind', 'blk0', 'vfio'])):
             with self.subTest(args=args):

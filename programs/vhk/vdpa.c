@@ -186,7 +186,7 @@ static const struct tool_command list_command = {
 
 struct add {
         int help;
-        const char *mgmt, *mac;
+        const char *mgmt, *mac, *features;
         uint64_t mtu, queues;
 };
 
@@ -195,6 +195,7 @@ static const struct vhk_option add_options[] = {
         { "mac", VHK_OPTION_STRING, offsetof(struct add, mac), "MAC", "of a network device: its address, 52:54:00:12:34:56" },
         { "mtu", VHK_OPTION_UINT, offsetof(struct add, mtu), "BYTES", "of a network device: its MTU", 68, 65535 },
         { "queues", VHK_OPTION_UINT, offsetof(struct add, queues), "N", "of a network device: pairs of queues", 1, 32768 },
+        { "features", VHK_OPTION_STRING, offsetof(struct add, features), "0xBITS", "virtio features that it shall have, of its parent's (vhk vdpa list)" },
         TOOL_OPTION_HELP,
         { 0 },
 };
@@ -208,6 +209,14 @@ static bool parse_mac(const char *text, uint8_t mac[6]) {
                 mac[i] = (uint8_t)strtoul(text, NULL, 16);
         }
         return true;
+}
+
+static bool parse_bits(const char *text, uint64_t *ret_bits) {
+        char *end;
+
+        errno = 0;
+        *ret_bits = strtoull(text, &end, 16);
+        return !strncmp(text, "0x", 2) && strspn(text + 2, "0123456789abcdefABCDEF") == strlen(text + 2) && end > text + 2 && !errno && *ret_bits;
 }
 
 static enum tool_status run_add(const void *state, char *const *arguments) {
@@ -228,12 +237,14 @@ static enum tool_status run_add(const void *state, char *const *arguments) {
         a.has_mac = o->mac != NULL;
         if (o->mac && !parse_mac(o->mac, a.mac))
                 return tool_usage("--mac=%.60s: not an address; one looks like 52:54:00:12:34:56", o->mac);
+        if (o->features && !parse_bits(o->features, &a.features))
+                return tool_usage("--features=%.60s: not bits; they look like 0x300000020", o->features);
         return vhk_vdpa_add(&a, &e) < 0 ? failed(&e) : TOOL_OK;
 }
 
 static const struct tool_command add_command = {
         .name = "vdpa add",
-        .synopsis = "NAME --mgmt=[BUS/]NAME [--mac=MAC] [--mtu=BYTES] [--queues=N]",
+        .synopsis = "NAME --mgmt=[BUS/]NAME [--mac=MAC] [--mtu=BYTES] [--queues=N] [--features=0xBITS]",
         .summary = "make a device",
         .about = "Needs CAP_NET_ADMIN. Which driver gets the new device is the kernel's choice, until vhk vdpa bind.",
         .options = add_options,

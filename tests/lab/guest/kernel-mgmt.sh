@@ -86,6 +86,14 @@ refused "x: there is no such vDPA device (vdpa: device not found)" vhk vdpa del 
 refused "device not found" sh -c 'vdpa dev del x || exit 1'
 refused "x: the management device does not take these attributes (vdpa: " \
 	vhk vdpa add x --mgmt=vdpasim_net --queues=2
+if at_least 6.2; then			# features that a device shall have, and those that its parent does not
+	vhk vdpa add feat0 --mgmt=vdpasim_net --features=0x300000020
+	vhk vdpa bind feat0 vhost_vdpa >/dev/null
+	vhk probe vhost-vdpa:feat0 >/tmp/feat0
+	grep -q '^features  *0x100000020$' /tmp/feat0 || fail "$(cat /tmp/feat0)"	# the carrier keeps ACCESS_PLATFORM
+	vhk vdpa del feat0
+	refused "x: the management device refuses" vhk vdpa add x --mgmt=vdpasim_net --features=0x700000020
+fi
 refused "x: the management device refuses" vhk vdpa add x --mgmt=vduse
 refused "there is no vDPA device \"x\"" vhk vdpa bind x vhost_vdpa
 echo 'nobody:x:99:99::/:/bin/sh' >/etc/passwd
