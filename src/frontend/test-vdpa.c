@@ -269,6 +269,15 @@ TEST(a_device_that_does_without) {
         CHECK_OK(vhk_frontend_dma_begin(f, 0));
         CHECK_OK(vhk_frontend_dma_end(f, 0));
         CHECK_STR(done(), "");
+        /* VDUSE: rings begin at DRIVER_OK; the first one takes the device there again; while others run none can */
+        CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
+        CHECK_STR(done(), "status 0 unmap 0 200000+4000 map 0 200000+4000 status 3 features 200000000 status 11 "
+                          "num 0=16 base 0=0 addr 0=200000,201000,202000 enable 0=1 status 15");
+        CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
+        CHECK_OK(vhk_frontend_stop_queue(f, 0, &base));
+        done();
+        CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
+        CHECK_STR(done(), "num 0=16 base 0=0 addr 0=200000,201000,202000 enable 0=1");
         end();
         fake_begin();                   /* the older message by choice */
         struct vhk_error e;

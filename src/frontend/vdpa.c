@@ -6,6 +6,7 @@
  * of rings that are asked for later. While others run, or without SUSPEND, the ring alone is disabled and its base read; that
  * is exact if nothing was in flight in it. A suspended device goes on by RESUME when a ring is started; one without it is
  * reset then, and taken back to where it was: features, mappings, status (what a driver had told the device in its rings is lost).
+ * So is one without SUSPEND when the first ring after all were stopped is started (VDUSE devices see their rings at DRIVER_OK alone).
  * Source: virtio 1.3, 2.1 and 3.1.1; Linux drivers/vhost/vdpa.c.
  */
 #include "frontend/vdpa.h"
@@ -49,7 +50,7 @@ static int after_reset(struct vhk_vd *v) {
                 forget_ring(v, i);
         for (unsigned i = 0; i < v->f.info.n_groups; i++)
                 v->group_asid[i] = 0;
-        v->suspended = v->in_batch = false;
+        v->suspended = v->in_batch = v->spent = false;
         return vhk_vd_has(v, VHK_SYS_BF_IOTLB_PERSIST) ? vhk_vd_sync(v) : vhk_vd_remap(v);
 }
 
@@ -193,7 +194,7 @@ static int send_ring(struct vhk_vd *v, unsigned i, const struct vhk_ring_setup *
         return k < 0 ? k : vhk_vd_said(v, vhk_sys_vdpa_set_vring_enable(v->fd, i, 1), "enabling a ring");
 }
 
-/* A suspended device that cannot be resumed begins anew; all its rings are stopped. */
+/* A device that cannot go on begins anew; all its rings are stopped. */
 static int revive(struct vhk_vd *v) {
         uint8_t status = v->status;
         int k = vhk_vd_put_status(v, 0);
@@ -240,6 +241,13 @@ static int hold(struct vhk_frontend *f) {
         return runs(v) && vhk_vd_has(v, VHK_SYS_BF_SUSPEND) && vhk_vd_has(v, VHK_SYS_BF_RESUME) ? suspend(f) : 0;
 }
 
+static bool any_other_runs(const struct vhk_vd *v, unsigned i) {
+        for (unsigned j = 0; j < v->f.info.n_queues; j++)
+                if (j != i && v->rings[j].started)
+                        return true;
+        return false;
+}
+
 static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
         struct vhk_vd *v = vhk_vd_of(f);
         int k = vhk_vd_check_queue(v, i);
@@ -257,7 +265,7 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
                 return k;
         uint8_t status = v->status | (v->status_is_callers ? 0 : VHK_VD_DRIVER_OK);
         bool ran = runs(v);
-        if (v->suspended && !vhk_vd_has(v, VHK_SYS_BF_RESUME))
+        if ((v->suspended && !vhk_vd_has(v, VHK_SYS_BF_RESUME)) || (v->spent && !any_other_runs(v, i)))
                 k = revive(v);
         else
                 k = hold(f);
@@ -274,13 +282,6 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         if (s->kick_fd >= 0)
                 v->rings[i].kick_fd = fcntl(s->kick_fd, F_DUPFD_CLOEXEC, 0);
         return set_off(v, status);
-}
-
-static bool any_other_runs(const struct vhk_vd *v, unsigned i) {
-        for (unsigned j = 0; j < v->f.info.n_queues; j++)
-                if (j != i && v->rings[j].started)
-                        return true;
-        return false;
 }
 
 static int resume(struct vhk_frontend *f) {
@@ -311,6 +312,7 @@ static int stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *
         if (k < 0)
                 return k;
         forget_ring(v, i);
+        v->spent = v->spent || (runs(v) && !vhk_vd_has(v, VHK_SYS_BF_SUSPEND));
         if (ret_base)
                 *ret_base = vhk_frontend_decode_base(f->info.acked, base);
         return 0;

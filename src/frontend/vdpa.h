@@ -44,6 +44,7 @@ struct vhk_vd {
         uint64_t hidden;                /* transport bits on offer that the carrier sets by itself */
         uint8_t status;                 /* as last set */
         bool status_is_callers, suspended;
+        bool spent;                     /* a ring was stopped while the device ran on: without SUSPEND it begins anew with a reset only */
         struct vhk_vd_ring *rings;      /* info.n_queues */
         uint32_t *group_asid;           /* info.n_groups, at least one */
         struct vhk_vd_map *maps, *lent; /* @maps: what the kernel has; @lent: what it should have in each address space in use */
