@@ -567,6 +567,25 @@ TEST(without_a_callback_all_memory_is_told) {
         end();
 }
 
+/* Linux forgets all translations when features are set, LOG_ALL too. */
+TEST(the_log_does_not_cost_translations) {
+        struct vhost_msg_v2 m;
+        struct vhk_dirty_log *log;
+
+        options.iommu = 1;
+        begin(MOCK_NET);
+        CHECK_OK(vhk_frontend_set_memory(f, memory));
+        CHECK_OK(vhk_frontend_set_features(f, IOMMU_FEATURES));
+        CHECK(take_message(&m));
+        CHECK_OK(vhk_dirty_log_new(ram_gpa + 65536, &log));
+        CHECK_OK(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, vhk_dirty_log_get_size(log)));
+        CHECK(!take_message(&m));
+        CHECK_OK(vhk_frontend_log_data(f, 1));
+        CHECK(take_message(&m) && m.iotlb.type == VHOST_IOTLB_UPDATE && m.iotlb.iova == ram_gpa && m.iotlb.size == 65536);
+        end();
+        vhk_dirty_log_free(log);
+}
+
 TEST(an_older_kernel_has_the_first_form) {
         struct vhost_msg m = { 0 };
 

@@ -60,7 +60,7 @@ int vhk_vhost_log_data(struct vhk_frontend *f, int on) {
         k = vhk_vhost_send_features(v, f->info.acked);
         if (k < 0)
                 v->logs_data = was;
-        return k;
+        return k < 0 ? k : vhk_vhost_tell_memory(v, NULL, 0);   /* features begin a new table of translations */
 }
 
 int vhk_vhost_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa) {
