@@ -170,7 +170,7 @@ int vhk_sys_vdpa_get_as_num(int fd, uint32_t *ret_n);
 int vhk_sys_vdpa_get_vring_group(int fd, uint32_t i, uint32_t *ret_group);
 /** vhk_sys_vdpa_get_vring_desc_group() - the group of the ring's own memory. -EOPNOTSUPP, -EIO. With VHK_SYS_BF_DESC_ASID */
 int vhk_sys_vdpa_get_vring_desc_group(int fd, uint32_t i, uint32_t *ret_group);
-/** vhk_sys_vdpa_set_group_asid() - -EINVAL (no such group or address space; newer kernels: after DRIVER_OK), -EOPNOTSUPP */
+/** vhk_sys_vdpa_set_group_asid() - -EINVAL, -ENOBUFS (no such group or address space; newer kernels: after DRIVER_OK), -EOPNOTSUPP */
 int vhk_sys_vdpa_set_group_asid(int fd, uint32_t group, uint32_t asid);
 /** vhk_sys_vdpa_suspend() - the device stops; its rings' bases may be read. -EOPNOTSUPP */
 int vhk_sys_vdpa_suspend(int fd);
