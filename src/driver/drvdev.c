@@ -38,8 +38,8 @@ int vhk_drvdev_add_chunk(struct vhk_drvdev *d, uint64_t len, uint64_t room) {
         if (vhk_add_overflows(len, room, &much))
                 return -ENOSPC;
         int k = add_chunk(d, VHK_MAX(much, CHUNK));
-        /* no room for so much: the kernel's limit of locked pages, or the end of the I/O addresses */
-        return k == -ENOMEM || k == -ENOSPC ? add_chunk(d, len) : k;
+        /* no room for so much: the kernel's limit of locked pages, the end of the I/O addresses, more pieces than a device's table holds */
+        return k == -ENOMEM || k == -ENOSPC || k == -EFAULT ? add_chunk(d, len) : k;
 }
 
 const struct vhk_chunk *vhk_drvdev_find(const struct vhk_drvdev *d, uint64_t va, uint64_t len) {

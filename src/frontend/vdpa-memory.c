@@ -5,7 +5,7 @@
  * address space after the other, each as a batch (a batch is of one address space).
  *
  * A device without IOTLB_PERSIST loses its mappings when it is reset while the kernel's table keeps them: after a reset all
- * are taken away and made again. Source: Linux drivers/vhost/vdpa.c, vhost_vdpa_process_iotlb_msg(), vhost_vdpa_reset_map().
+ * are taken away and made again, with the next word about memory, status or rings (a reset may be the last one). Source: Linux drivers/vhost/vdpa.c, vhost_vdpa_process_iotlb_msg(), vhost_vdpa_reset_map().
  */
 #include <stdio.h>
 #include <sys/resource.h>
@@ -37,7 +37,7 @@ static int map_failed(struct vhk_vd *v, const struct vhk_vd_map *m, int k) {
         if (limit.rlim_cur != RLIM_INFINITY && sum > limit.rlim_cur)
                 return vhk_frontend_fail(&v->f, -ENOMEM, "vdpa.memlock", "%s did not map %llu bytes; with what is mapped they are %llu, RLIMIT_MEMLOCK allows %llu",
                                          v->name, (unsigned long long)m->len, (unsigned long long)sum, (unsigned long long)limit.rlim_cur);
-        return vhk_frontend_fail(&v->f, k, "vdpa.map", "%s did not map %llu bytes at I/O address 0x%llx of address space %u: %s (the kernel's log knows why)", v->name,
+        return vhk_frontend_fail(&v->f, k, "vdpa.map", "%s did not map %llu bytes at I/O address 0x%llx of address space %u: %s (so the kernel says to all; perhaps pages in more pieces than the device takes)", v->name,
                                  (unsigned long long)m->len, (unsigned long long)m->iova, m->asid, strerror(-k));
 }
 
@@ -144,12 +144,13 @@ int vhk_vd_sync(struct vhk_vd *v) {
         return 0;
 }
 
-int vhk_vd_remap(struct vhk_vd *v) {
+static int remap(struct vhk_vd *v) {
         struct vhk_vd_map *old = VHK_STEAL(v->maps);
         unsigned n = v->n_maps;
         int k = 0;
 
         v->n_maps = v->maps_room = 0;
+        v->stale = false;
         for (uint32_t asid = 0; asid < VHK_MAX(v->f.info.n_address_spaces, 1u); asid++) {
                 bool any = false;
                 for (unsigned i = 0; i < n; i++)
@@ -167,6 +168,12 @@ int vhk_vd_remap(struct vhk_vd *v) {
                 k = k ? k : e ? e : end;
         }
         free(old);
+        return k;
+}
+
+int vhk_vd_freshen(struct vhk_vd *v) {
+        int k = v->stale ? remap(v) : 0;
+
         return k ? k : vhk_vd_sync(v);
 }
 
@@ -224,6 +231,8 @@ int vhk_vd_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
         unsigned n = 0, n_old = v->n_lent;
 
         int k = check_no_batch(v);
+        if (k == 0)
+                k = vhk_vd_freshen(v);
         if (k == 0)
                 k = collect(v, m, &lent, &n);
         if (k < 0)
@@ -286,13 +295,16 @@ int vhk_vd_dma_map(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint64_
                         return vhk_frontend_fail(f, -EEXIST, "vdpa.dma", "%llu bytes at I/O address 0x%llx of address space %u are mapped already",
                                                  (unsigned long long)o->len, (unsigned long long)o->iova, asid);
         }
-        return map(v, &m);
+        k = vhk_vd_freshen(v);
+        return k < 0 ? k : map(v, &m);
 }
 
 int vhk_vd_dma_unmap(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint64_t len) {
         struct vhk_vd *v = vhk_vd_of(f);
 
         int k = check_dma(v, asid, iova, len);
+        if (k == 0)
+                k = vhk_vd_freshen(v);
         if (k < 0)
                 return k;
         for (unsigned i = 0; i < v->n_maps; i++) {
@@ -312,6 +324,9 @@ int vhk_vd_dma_begin(struct vhk_frontend *f, uint32_t asid) {
                 return k;
         if (v->in_batch)
                 return vhk_frontend_fail(f, -EINVAL, "vdpa.batch", "a batch of address space %u has begun and not ended", v->batch_asid);
+        k = vhk_vd_freshen(v);
+        if (k < 0)
+                return k;
         k = batch(v, asid, VHK_SYS_IOTLB_BATCH_BEGIN);
         v->in_batch = k == 0;
         v->batch_asid = asid;

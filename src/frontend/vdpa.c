@@ -45,26 +45,28 @@ static void forget_ring(struct vhk_vd *v, unsigned i) {
 }
 
 /* Rings, features and the address spaces of groups are those of the beginning; unless the mappings persist, the device has none. */
-static int after_reset(struct vhk_vd *v) {
+static void after_reset(struct vhk_vd *v) {
         for (unsigned i = 0; i < v->f.info.n_queues; i++)
                 forget_ring(v, i);
         for (unsigned i = 0; i < v->f.info.n_groups; i++)
                 v->group_asid[i] = 0;
         v->suspended = v->in_batch = v->spent = false;
-        return vhk_vd_has(v, VHK_SYS_BF_IOTLB_PERSIST) ? vhk_vd_sync(v) : vhk_vd_remap(v);
+        v->stale = !vhk_vd_has(v, VHK_SYS_BF_IOTLB_PERSIST);
 }
 
 int vhk_vd_put_status(struct vhk_vd *v, uint8_t status) {
         bool was_running = runs(v);
 
-        int k = vhk_vd_said(v, vhk_sys_vdpa_set_status(v->fd, status), status ? "device status" : "device reset");
+        int k = status ? vhk_vd_freshen(v) : 0;
+        if (k == 0)
+                k = vhk_vd_said(v, vhk_sys_vdpa_set_status(v->fd, status), status ? "device status" : "device reset");
         if (k < 0)
                 return k;
         v->status = status;
         if (!status)
-                return after_reset(v);
+                after_reset(v);
         for (unsigned i = 0; !was_running && i < v->f.info.n_queues; i++)
-                kick(v, i);
+                kick(v, i);             /* none is started after a reset */
         return 0;
 }
 
@@ -258,7 +260,9 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
                 return vhk_frontend_fail(f, -EINVAL, "frontend.options", "struct vhk_ring_setup: size is not set");
         if (v->rings[i].started)
                 return vhk_frontend_fail(f, -EBUSY, "frontend.queue", "ring %u runs already", i);
-        k = check_setup(v, i, s);
+        k = vhk_vd_freshen(v);
+        if (k == 0)
+                k = check_setup(v, i, s);
         if (k == 0 && !v->status_is_callers && !(v->status & VHK_VD_FEATURES_OK))
                 k = negotiate(v, f->info.acked);
         if (k < 0)
@@ -351,11 +355,13 @@ static int set_group_asid(struct vhk_frontend *f, uint32_t group, uint32_t asid)
                 return vhk_frontend_fail(f, -EINVAL, "vdpa.asid", "%s has %u address spaces, there is no address space %u", v->name, f->info.n_address_spaces, asid);
         if (v->status & VHK_VD_DRIVER_OK)
                 return vhk_frontend_fail(f, -EBUSY, "vdpa.group", "%s runs: its groups have their address spaces", v->name);
+        if (v->in_batch)
+                return vhk_frontend_fail(f, -EBUSY, "vdpa.batch", "a batch of address space %u has begun and not ended", v->batch_asid);
         int k = vhk_vd_said(v, vhk_sys_vdpa_set_group_asid(v->fd, group, asid), "address space of a group");
         if (k < 0)
                 return k;
         v->group_asid[group] = asid;
-        return vhk_vd_sync(v);
+        return vhk_vd_freshen(v);
 }
 
 /* ---- life ---- */

@@ -49,6 +49,7 @@ struct vhk_vd {
         uint32_t *group_asid;           /* info.n_groups, at least one */
         struct vhk_vd_map *maps, *lent; /* @maps: what the kernel has; @lent: what it should have in each address space in use */
         unsigned n_maps, maps_room, n_lent;
+        bool stale;                     /* @maps: the device was reset, and does not have them */
         bool in_batch;                  /* the caller's, in @batch_asid */
         uint32_t batch_asid;
 };
@@ -82,6 +83,6 @@ int vhk_vd_dma_unmap(struct vhk_frontend *f, uint32_t asid, uint64_t iova, uint6
 int vhk_vd_dma_begin(struct vhk_frontend *f, uint32_t asid);
 int vhk_vd_dma_end(struct vhk_frontend *f, uint32_t asid);
 int vhk_vd_sync(struct vhk_vd *v);      /* makes it so that each address space in use has what is lent */
-int vhk_vd_remap(struct vhk_vd *v);     /* the device has forgotten all: tells it again */
+int vhk_vd_freshen(struct vhk_vd *v);   /* ... also after a reset, if the device has forgotten all */
 void vhk_vd_unmap_all(struct vhk_vd *v);
 bool vhk_vd_is_mapped(const struct vhk_vd *v, uint32_t asid, uint64_t iova, uint64_t len);
