@@ -16,8 +16,8 @@ sys.dont_write_bytecode = True
 
 import traces                                       # noqa: E402
 
-OURS = ("vhk", "vhk-blk", "any-device")
-ORDER = ("QEMU", "UML", "qemu-storage-daemon")
+OURS = ("vhk", "vhk-blk", "any-device", "gpu-window")
+ORDER = ("QEMU", "UML", "qemu-storage-daemon", "vhost-user-gpu")
 SET_MEM_TABLE, POSTCOPY_LISTEN, POSTCOPY_END = 5, 29, 30
 
 

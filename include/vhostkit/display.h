@@ -121,7 +121,7 @@ int vhk_display_set_cursor(struct vhk_display *d, unsigned scanout, uint32_t x, 
  * @get_info: which scanouts there are; all of *@ret_info was zero. 0 or a negative errno (none are there)
  * @get_edid: of one of them: @ret_edid is filled, and its length is returned. Required with VHK_DISPLAY_EDID
  * @set_scanout: both 0: it is off
- * @update: @pixels of @rect, which is inside of the scanout; rows without gaps
+ * @update: @pixels of @rect, which is inside of the scanout (what the device drew beside it is left out) and not empty; rows without gaps
  * @set_dmabuf: duplicate @b->fd to keep it: nothing of it was looked at. Where the scanout is in the buffer was checked against what the
  *              device says of its size, not against the buffer
  * @update_dmabuf: the device may draw on it again when this returns. @rect may be outside

@@ -46,7 +46,7 @@ static void trace(struct vhk_display *d, const char *arrow, const struct vhk_hdr
 
         if (!d->b->trace.fn)
                 return;
-        vhk_gpu_print(h, payload, n_fds, line, sizeof(line));
+        vhk_gpu_print(arrow[0] == '=', h, payload, n_fds, line, sizeof(line));
         vhk_log(&d->b->trace, VHK_LOG_DEBUG, "%s %s", arrow, line);
 }
 

@@ -21,7 +21,7 @@ static void trace(struct vhk_vhost_user *u, const char *arrow, const struct vhk_
 
         if (!u->f.trace.fn)
                 return;
-        vhk_gpu_print(h, payload, n_fds, text, sizeof(text));
+        vhk_gpu_print(arrow[0] == '=', h, payload, n_fds, text, sizeof(text));
         vhk_log(&u->f.trace, VHK_LOG_DEBUG, "%s %s", arrow, text);
 }
 
@@ -85,11 +85,11 @@ static int answer(struct vhk_vhost_user *u, uint32_t id, const void *payload, ui
 
 /* ---- requests; each was held against its row. 0, or the display has ended ---- */
 
-static int on_GET_PROTOCOL_FEATURES(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_GET_PROTOCOL_FEATURES(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         return answer(u, VHK_GPU_GET_PROTOCOL_FEATURES, &(struct vhk_g_u64){ u->display.state.offered }, sizeof(struct vhk_g_u64));
 }
 
-static int on_SET_PROTOCOL_FEATURES(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_SET_PROTOCOL_FEATURES(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         memcpy(&u->display.state.features, payload, sizeof(u->display.state.features));
         return 0;
 }
@@ -98,7 +98,7 @@ static uint32_t le(uint32_t v) {
         return vhk_le32_of(v).v;
 }
 
-static int on_GET_DISPLAY_INFO(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_GET_DISPLAY_INFO(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         struct vhk_display_info info = { .modes[0].enabled = 0 };
         struct vhk_g_display_info p = { .type = le(VHK_GPU_INFO_OK) };
 
@@ -111,7 +111,7 @@ static int on_GET_DISPLAY_INFO(struct vhk_vhost_user *u, const void *payload, ui
         return answer(u, VHK_GPU_GET_DISPLAY_INFO, &p, sizeof(p));
 }
 
-static int on_GET_EDID(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_GET_EDID(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         const struct vhk_g_scanout_id *r = payload;
         struct vhk_g_edid p = { .type = le(VHK_GPU_EDID_OK) };
 
@@ -128,7 +128,7 @@ static void count_pixels(struct vhk_vu_display *d) {
                         d->state.max_pixels = VHK_MAX(d->state.max_pixels, (uint64_t)d->scanouts[i].width * d->scanouts[i].height);
 }
 
-static int on_SCANOUT(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_SCANOUT(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         const struct vhk_frontend_display *c = &u->display.callbacks;
         const struct vhk_g_scanout *p = payload;
 
@@ -143,15 +143,27 @@ static struct vhk_display_rect rect_of(const struct vhk_g_rect *p) {
         return (struct vhk_display_rect){ p->x, p->y, p->width, p->height };
 }
 
-static int on_UPDATE(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+/* Of @r what is inside of a scanout; empty, perhaps. Rows move together. */
+static void clip(const struct vhk_vu_scanout *s, struct vhk_display_rect *r, uint32_t *pixels) {
+        uint32_t width = r->x < s->width ? VHK_MIN(r->width, s->width - r->x) : 0;
+
+        for (uint32_t y = 1; width < r->width && y < r->height; y++)
+                memmove(pixels + (size_t)y * width, pixels + (size_t)y * r->width, width * sizeof(*pixels));
+        r->width = width;
+        r->height = r->y < s->height ? VHK_MIN(r->height, s->height - r->y) : 0;
+}
+
+/* QEMU's device counts from the corner of its resource, of which a scanout may show a part: what is not shown is left out. */
+static int on_UPDATE(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         const struct vhk_frontend_display *c = &u->display.callbacks;
-        const struct vhk_g_rect *p = payload;
+        struct vhk_g_rect *p = payload;
         const struct vhk_vu_scanout *s = &u->display.scanouts[p->scanout];
         struct vhk_display_rect r = rect_of(p);
 
-        if (s->is_dmabuf || !vhk_range_within(p->x, p->width, s->width) || !vhk_range_within(p->y, p->height, s->height))
-                return broken(u, -EPROTO, "gpu.outside", "UPDATE", "the rectangle is not inside of a scanout that was set");
-        if (c->update)
+        if (s->is_dmabuf || !s->width)
+                return broken(u, -EPROTO, "gpu.outside", "UPDATE", "the scanout was not set");
+        clip(s, &r, (void *)(p + 1));
+        if (c->update && r.width && r.height)
                 c->update(c->arg, p->scanout, &r, (const void *)(p + 1));
         return 0;
 }
@@ -170,15 +182,15 @@ static int set_dmabuf(struct vhk_vhost_user *u, const struct vhk_g_dmabuf *p, co
         return 0;
 }
 
-static int on_DMABUF_SCANOUT(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_DMABUF_SCANOUT(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         return set_dmabuf(u, payload, NULL, fd);
 }
 
-static int on_DMABUF_SCANOUT2(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_DMABUF_SCANOUT2(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         return set_dmabuf(u, payload, payload, fd);
 }
 
-static int on_DMABUF_UPDATE(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_DMABUF_UPDATE(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         const struct vhk_frontend_display *c = &u->display.callbacks;
         const struct vhk_g_rect *p = payload;
         struct vhk_display_rect r = rect_of(p);
@@ -198,15 +210,15 @@ static int move_cursor(struct vhk_vhost_user *u, const struct vhk_g_cursor_pos *
         return 0;
 }
 
-static int on_CURSOR_POS(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_CURSOR_POS(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         return move_cursor(u, payload, 1);
 }
 
-static int on_CURSOR_POS_HIDE(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_CURSOR_POS_HIDE(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         return move_cursor(u, payload, 0);
 }
 
-static int on_CURSOR_UPDATE(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd) {
+static int on_CURSOR_UPDATE(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd) {
         const struct vhk_frontend_display *c = &u->display.callbacks;
         const struct vhk_g_cursor *p = payload;
         struct vhk_display_cursor cursor = { .hot_x = p->hot_x, .hot_y = p->hot_y };
@@ -219,7 +231,7 @@ static int on_CURSOR_UPDATE(struct vhk_vhost_user *u, const void *payload, uint3
 
 static const struct {
         uint32_t id;
-        int (*fn)(struct vhk_vhost_user *u, const void *payload, uint32_t size, int fd);
+        int (*fn)(struct vhk_vhost_user *u, void *payload, uint32_t size, int fd);
 } requests[] = {
 #define GPU(id, name, ...) { id, on_##name },
 #include "wire/gpu.def"

@@ -128,10 +128,6 @@ const struct vhk_gpu_row *vhk_gpu_row(uint32_t id) {
 enum vhk_rule vhk_gpu_check_header(const struct vhk_gpu_state *s, const struct vhk_hdr *h) {
         const struct vhk_gpu_row *row = vhk_gpu_row(h->request);
 
-        if (h->flags & VHK_HDR_REPLY)
-                return VHK_RULE_REPLY_BIT;
-        if (h->flags)
-                return VHK_RULE_GPU_FLAGS;
         if (!row)
                 return VHK_RULE_UNKNOWN;
         uint64_t more = VHK_MIN(s->max_pixels, (uint64_t)VHK_GPU_SIDE_MAX * VHK_GPU_SIDE_MAX) * sizes[row->request].each;
@@ -217,9 +213,8 @@ static void add_modes(struct vhk_line *o, const void *payload) {
                                 vhk_le32_get((vhk_le32){ p.modes[i].height }));
 }
 
-size_t vhk_gpu_print(const struct vhk_hdr *h, const void *payload, unsigned n_fds, char *buf, size_t size) {
+size_t vhk_gpu_print(bool reply, const struct vhk_hdr *h, const void *payload, unsigned n_fds, char *buf, size_t size) {
         const struct vhk_gpu_row *row = vhk_gpu_row(h->request);
-        bool reply = h->flags & VHK_HDR_REPLY;
         struct vhk_line o = { buf, size, 0 };
 
         if (!size)
@@ -244,7 +239,7 @@ size_t vhk_gpu_print(const struct vhk_hdr *h, const void *payload, unsigned n_fd
                 vhk_line_add(&o, n_fds == 1 ? ", %u fd" : ", %u fds", n_fds);
         else
                 vhk_line_add(&o, ", no fds");
-        if (h->flags & ~VHK_HDR_REPLY)
+        if (reply && h->flags != VHK_HDR_REPLY)
                 vhk_line_add(&o, ", flags 0x%x", h->flags);
         vhk_line_add(&o, ")");
         return o.len;

@@ -72,4 +72,4 @@ enum vhk_rule vhk_gpu_check(const struct vhk_gpu_state *s, const struct vhk_hdr 
 enum vhk_rule vhk_gpu_check_reply(uint32_t id, const struct vhk_hdr *reply, const void *payload, unsigned n_fds);
 
 /* One line, "UPDATE scanout 0 x 8 y 8 width 2 height 2 (36 bytes, no fds)"; always terminated; returns the length. */
-size_t vhk_gpu_print(const struct vhk_hdr *h, const void *payload, unsigned n_fds, char *buf, size_t size);
+size_t vhk_gpu_print(bool reply, const struct vhk_hdr *h, const void *payload, unsigned n_fds, char *buf, size_t size);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Graphics cards: QEMU shows what our device draws.
+"""Graphics cards: QEMU shows what our device draws, and we show what QEMU's device draws.
 
 QEMU 7.2's vhost-user-gpu refuses to start without KVM's eventfds, though it needs none (8.0 does not
 ask any more).  A debugger steps over that one question; everything behind it is QEMU as it is.
@@ -9,10 +9,12 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 
+import backends
 import recordings
-from lab import Child, Fail, need
+from lab import Child, Fail, Skip, need
 from machines import QEMU_PACKAGE
 from proxy import Proxy
 from qtest import Device, Qtest
@@ -137,5 +139,41 @@ def qemu_gpu(lab):
         what="a driver over qtest takes the device, which draws; what QEMU shows is looked at; it is reset, and all again"))
 
 
+# ---- QEMU's device ----
+
+DEVICE, DEVICE_PACKAGE = "/usr/lib/qemu/vhost-user-gpu", "qemu-system-gui"
+
+
+class VhostUserGpu(backends.Backend):
+    """Serves one connection and ends with it."""
+
+    def __init__(self, lab):
+        if not os.access(DEVICE, os.X_OK):
+            raise Skip(f"{DEVICE} is missing: apt-get install {DEVICE_PACKAGE}")
+        path = lab.path("vhost-user-gpu.sock")
+        super().__init__(lab, [DEVICE, "-s", path], "vhost-user-gpu", path)
+
+    def await_end(self):
+        self.lab.backends.remove(self)
+        if self.child.wait(10) is None:
+            raise Fail(f"vhost-user-gpu goes on without its front-end:\n{self.child.err()}")
+
+
+def device_version():
+    said = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", DEVICE_PACKAGE], capture_output=True, text=True, check=True).stdout
+    return "vhost-user-gpu " + re.search(r"(?:\d+:)?(\d+\.\d+)", said)[1]
+
+
+def gpu_window(lab):
+    device = VhostUserGpu(lab)
+    proxy = Proxy(lab, device.socket)
+    lab.note(lab.call([lab.program("gpu-window"), f"vhost-user:{proxy.socket}"]).strip())
+    device.await_end()
+    recordings.keep(lab, "gpu-window", proxy.trace(
+        front_end="gpu-window", back_end=device_version(), device="gpu 16",
+        what="gpu-window draws a picture and a cursor, and sees both"))
+
+
 def register(scenario):
     scenario("trace-qemu-gpu")(qemu_gpu)
+    scenario("trace-gpu-window")(gpu_window)
