@@ -116,9 +116,13 @@ class Usage(Base):
         self.assertIn('--write', vhk('bench', '/x', '--rw=randwrite').stderr)
 
 
-@unittest.skipUnless('  vdpa ' in vhk('--help').stdout, 'vhk was built without with_kernel')
 class Vdpa(Base):
     """The command line; what it does is seen in a guest (tests/lab/guest/kernel-mgmt.sh)."""
+    def setUp(self):
+        super().setUp()
+        if '\n  vdpa ' not in vhk('--help').stdout:
+            self.skipTest('vhk was built without with_kernel')
+
     def test_help(self):
         for args in (['vdpa', '--help'], ['vdpa', 'list', '--help'], ['vdpa', 'add', '--help'], ['vdpa', 'del', '-h'], ['vdpa', 'bind', '--help']):
             self.assertIn('usage: vhk vdpa', self.works(vhk(*args)))
@@ -147,8 +151,9 @@ class Vdpa(Base):
             with self.subTest(args=args):
                 self.fails(vhk('vdpa', *args), 1, 'vhk vdpa ')
 
-    @unittest.skipIf(os.path.exists('/sys/bus/vdpa'), 'this kernel has vDPA')
     def test_no_vdpa_here(self):
+        if vhk('vdpa', 'list').returncode == 0:
+            return              # there is, or the kernel loaded it when it was asked for
         for args in (['list'], ['list', '--json'], ['add', 'blk0', '--mgmt=vdpasim_blk'], ['del', 'blk0'], ['bind', 'blk0', 'vhost_vdpa']):
             with self.subTest(args=args):
                 r = vhk('vdpa', *args)

@@ -130,13 +130,11 @@ rmmod virtio_vdpa
 refused "there is no bus driver \"virtio_vdpa\": its module is not loaded" vhk vdpa bind net1 virtio_vdpa
 expect stays "$(vhk vdpa bind net1 vhost_vdpa)" /dev/vhost-vdpa-0
 
-# A list of several parts
-for i in 0 1 2 3 4 5 6 7 8 9; do
-	for j in 0 1 2 3; do
-		vhk vdpa add a-longer-name-than-one-would-choose-by-hand-$i$j --mgmt=vdpasim_net
-	done
+# Many (100 names of 240 letters come in several parts, and all of them; but vdpa's buffers overflow with such names)
+for i in 0 1 2 3 4 5 6 7 8 9 a b c d e f; do
+	vhk vdpa add a-longer-name-than-one-would-choose-by-hand-$i --mgmt=vdpasim_net
 done
-same_lists 42
+same_lists 18
 for name in $(vdpa dev show | cut -d: -f1); do
 	vhk vdpa del "$name"
 done
