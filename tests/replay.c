@@ -524,7 +524,7 @@ static bool can_be_played(const struct trace *t) {
                 if (trace_asks(&t->lines[i], VHK_FE_POSTCOPY_LISTEN) || trace_asks(&t->lines[i], VHK_FE_IOTLB_MSG) ||
                     trace_asks(&t->lines[i], VHK_FE_VRING_KICK))
                         return false;
-        return strcmp(t->front_end, "vhk") != 0 && strcmp(t->front_end, "gpu-window") != 0;
+        return strncmp(t->front_end, "vhk", 3) != 0 && strcmp(t->front_end, "gpu-window") != 0;
 }
 
 /* Is the next line on the main socket an answer? */

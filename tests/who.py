@@ -20,12 +20,13 @@ import traces                                       # noqa: E402
 
 README = os.path.join(HERE, "../README.md")
 BEGIN, END = "<!-- who -->\n", "<!-- /who -->\n"
-ROLES = {"QEMU": "front-end", "UML": "front-end", "qemu-storage-daemon": "back-end", "vhost-user-gpu": "back-end"}
+ROLES = {"QEMU": "front-end", "UML": "front-end", "qemu-storage-daemon": "back-end", "vhost-user-gpu": "back-end", "DPDK": "back-end"}
 LONG = {"UML": "User-Mode Linux"}
 OURS = {"vhk-blk": "`vhk-blk`", "any-device": "the library, under a device that answers as little as it can",
-        "vhk": "`vhk`, `vhk_blk_*()`", "gpu-window": "the library, under a program that shows what is drawn"}
+        "vhk": "`vhk`, `vhk_blk_*()`", "vhk_net": "`vhk_net_*()`", "gpu-window": "the library, under a program that shows what is drawn"}
 PREFIXES = {"QEMU": ("qemu-", "trace-qemu-"), "UML": ("uml-", "trace-uml-"),
-            "qemu-storage-daemon": ("qsd-", "trace-qsd"), "vhost-user-gpu": ("gpu-", "trace-gpu-")}
+            "qemu-storage-daemon": ("qsd-", "trace-qsd"), "vhost-user-gpu": ("gpu-", "trace-gpu-"),
+            "DPDK": ("dpdk-", "trace-dpdk")}
 
 
 def families(names):

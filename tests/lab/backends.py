@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The back-ends a front-end meets: ours, and qemu-storage-daemon's as the foreign reference.
+"""The back-ends a front-end meets: ours, and those of qemu-storage-daemon and DPDK as the foreign references.
 
 Started with a socket path, awaited until the kernel lists that socket as listening (no
 connection is spent on finding out), stopped with SIGTERM.  A back-end that died early,
@@ -7,6 +7,8 @@ ends with a status other than 0 or has a sanitizer report on its standard error 
 scenario, whatever the guest saw.
 """
 
+import os
+import re
 import signal
 import time
 
@@ -103,6 +105,22 @@ class QsdBlk(Backend):
                 f"addr.path={socket},num-queues={queues},logical-block-size={block_size},"
                 f"writable={'off' if readonly else 'on'}"]
         super().__init__(lab, argv + list(options), name, socket)
+
+
+class DpdkNet(Backend):
+    """testpmd with a vhost-user card: a frame that comes goes back with both addresses exchanged."""
+    kind = "dpdk"
+
+    def __init__(self, lab, pairs=1, name="dpdk"):
+        socket = lab.path(f"{name}.sock")
+        argv = [need("dpdk-testpmd", "dpdk-dev"), "-v", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", f"--file-prefix=vhostkit{os.getpid()}",
+                f"--vdev=eth_vhost0,iface={socket},queues={pairs}", "--", "--forward-mode=macswap", "--auto-start",
+                "--total-num-mbufs=4096", "--no-mlockall", "--stats-period=60", f"--rxq={pairs}", f"--txq={pairs}"]
+        super().__init__(lab, argv, name, socket)
+
+    def release(self):
+        """22.11, as it says itself."""
+        return re.search(r"DPDK (\d+\.\d+)", self.child.out() + self.child.err())[1]
 
 
 class VhkRng(Backend):

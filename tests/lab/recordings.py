@@ -219,6 +219,21 @@ def qsd_blk(lab):
             n, front_end="vhk", back_end=qsd(), device="block 2", what=f"vhk {words}"))
 
 
+NET_RUNS = (1, ["--frames=20000"]), (1, ["--frames=20000", "--no-merge"]), (1, ["--frames=300", "--polling"]), (2, ["--frames=2000"])
+
+
+def dpdk_net(lab):
+    """Frames there and back; the first run is what is said."""
+    for n, (pairs, options) in enumerate(NET_RUNS):
+        card = backends.DpdkNet(lab, pairs, f"dpdk-{n}")
+        proxy = Proxy(lab, card.socket, name=f"proxy-{n}")
+        lab.call([lab.program("test-net-peer"), proxy.socket, f"--pairs={pairs}", *options])
+        if n == 0:
+            recorded = proxy.trace(front_end="vhk_net", back_end=f"DPDK {card.release()}", device="net 1", what="frames there and back")
+        card.stop()
+    keep(lab, "dpdk-net", recorded)
+
+
 def register(scenario):
     scenario("trace-qemu-blk")(qemu_blk)
     for kind in LINUX:
@@ -231,3 +246,4 @@ def register(scenario):
                                      2, "virtio_blk", "read_disk"))
     scenario("trace-uml-net")(on_uml("net", lambda lab: AnyDevice(lab, "net-plain"), 1, "virtio_net", "network"))
     scenario("trace-qsd", backend="qsd")(qsd_blk)
+    scenario("trace-dpdk")(dpdk_net)
