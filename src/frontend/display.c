@@ -66,9 +66,10 @@ static int broken_rule(struct vhk_vhost_user *u, uint32_t id, enum vhk_rule rule
 
 /* ---- answers ---- */
 
+/* Requests that are not read meanwhile do not keep the caller's loop awake. */
 static int watch(struct vhk_vhost_user *u, int op) {
         struct vhk_vu_display *d = &u->display;
-        struct epoll_event e = { .events = (uint32_t)EPOLLIN | (vhk_conn_wants_out(&d->conn) ? (uint32_t)EPOLLOUT : 0) };
+        struct epoll_event e = { .events = vhk_conn_wants_out(&d->conn) ? EPOLLOUT : EPOLLIN };
 
         return epoll_ctl(u->epoll_fd, op, d->conn.fd, &e) < 0 ? vhk_errno() : 0;
 }
