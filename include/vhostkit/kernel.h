@@ -19,7 +19,8 @@ extern "C" {
  * @fd: stays the caller's, who may close it behind the call; -1: none any more
  *
  * The ring must have been started (-EFAULT from the kernel otherwise). A ring that is stopped lets go of it, and takes it again when it is
- * started. Needs VHK_CAP_BACKEND_FD. -EBADFD: not a descriptor of that kind.
+ * started. A tap must have a virtio header of 12 bytes (TUNSETVNETHDRSZ); a packet socket needs none. Needs VHK_CAP_BACKEND_FD. -EBADFD,
+ * -ENOTSOCK: not a descriptor of that kind; -EINVAL: a header of another size, or one ring's interface has one and the other's not.
  */
 int vhk_frontend_set_backend(struct vhk_frontend *f, unsigned i, int fd);
 

@@ -4,6 +4,7 @@
 
 #include <poll.h>
 #include <stdio.h>
+#include <linux/if_packet.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <vhostkit/kernel.h>
@@ -317,6 +318,31 @@ TEST(a_network_ring_is_bound_again) {
         CHECK_EQ(us, 50);
         CHECK_EQ(vhk_frontend_new_worker(f, &us), -EOPNOTSUPP);
         CHECK_EQ(vhk_frontend_set_vring_endian(f, 0, 1), -EOPNOTSUPP);
+        end();
+}
+
+TEST(a_packet_socket_gets_its_header_from_the_kernel) {
+        int s = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), one = 1;
+
+        if (s < 0)
+                SKIP("cannot: packet sockets need CAP_NET_RAW");
+        begin(MOCK_NET);
+        CHECK_OK(vhk_frontend_set_features(f, NET_FEATURES));
+        CHECK_OK(vhk_frontend_set_memory(f, memory));
+        CHECK_OK(start(0, 0));
+        CHECK_OK(start(1, 0));
+        CHECK_OK(vhk_frontend_set_backend(f, 0, s));
+        CHECK_EQ(mock.features, NET_FEATURES | VHK_BIT(27));
+        CHECK_EQ(info().acked, NET_FEATURES);
+        CHECK_EQ(vhk_frontend_set_backend(f, 1, kick), -EINVAL);        /* a tap beside it */
+        CHECK_OK(vhk_frontend_set_backend(f, 0, -1));
+        CHECK_OK(vhk_frontend_set_backend(f, 1, kick));
+        CHECK_EQ(mock.features, NET_FEATURES);
+        CHECK_OK(setsockopt(s, SOL_PACKET, PACKET_VNET_HDR, &one, sizeof(one)));
+        CHECK_EQ(vhk_frontend_set_backend(f, 1, s), -EINVAL);
+        CHECK(story_has("12"));
+        CHECK_EQ(mock.rings[1].backend >= 0, 1);                        /* as it was */
+        close(s);
         end();
 }
 

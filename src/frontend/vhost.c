@@ -52,7 +52,7 @@ bool vhk_vhost_has_iommu(const struct vhk_vhost *v) {
 }
 
 int vhk_vhost_send_features(struct vhk_vhost *v, uint64_t features) {
-        uint64_t all = features | (v->logs_data ? LOG_ALL : 0);
+        uint64_t all = features | v->own_features | (v->logs_data ? LOG_ALL : 0);
 
         return vhk_vhost_said(v, vhk_sys_vhost_set_features(v->fd, all), "VHOST_SET_FEATURES", "0x%llx", (unsigned long long)all);
 }

@@ -44,6 +44,7 @@ struct vhk_vhost {
         unsigned n_lent;
         struct vhk_dirty *log;          /* NULL: none */
         bool logs_data;                 /* LOG_ALL is among the features */
+        uint64_t own_features;          /* among them too, not the driver's */
         struct vhk_vhost_ring *rings;   /* info.n_queues of them */
         bool wanted, bound;             /* vsock, scsi: the device was told to begin; it has */
         char wwpn[224];                 /* scsi: the endpoint */
@@ -60,7 +61,7 @@ int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const st
 /* ioctl @name with what @format says gave @k: printed for a trace; a failure becomes the call's story. Returns @k. */
 int vhk_vhost_said(struct vhk_vhost *v, int k, const char *name, const char *format, ...) VHK_PRINTF(4, 5);
 int vhk_vhost_check_queue(struct vhk_vhost *v, unsigned i);             /* -EINVAL: there is no ring @i */
-int vhk_vhost_send_features(struct vhk_vhost *v, uint64_t features);    /* the driver's, and LOG_ALL if that is on */
+int vhk_vhost_send_features(struct vhk_vhost *v, uint64_t features);    /* the driver's; ours beside them */
 bool vhk_vhost_has_iommu(const struct vhk_vhost *v);                    /* ACCESS_PLATFORM is in use */
 /* Address of guest memory [gpa, gpa + len) in one lent region; -EFAULT. @arg: the struct vhk_vhost */
 int vhk_vhost_find(void *arg, uint64_t gpa, uint64_t len, uint64_t *ret_uva);
