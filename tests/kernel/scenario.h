@@ -160,8 +160,14 @@ static inline void scenario_capabilities(struct scenario_state *s) {
                 STEP(vhk_frontend_set_busyloop(s->f, 0, 0));
         }
         if (s->info.capabilities & VHK_CAP_WORKERS) {
-                STEP(vhk_frontend_get_worker(s->f, 0, &n));
+                uint32_t first, id;
+                STEP(vhk_frontend_get_worker(s->f, 0, &first));
                 STEP(vhk_frontend_new_worker(s->f, &n));
+                STEP(vhk_frontend_attach_worker(s->f, 0, n));
+                STEP(vhk_frontend_get_worker(s->f, 0, &id));
+                CHECK_EQ(id, n);
+                REFUSED(vhk_frontend_free_worker(s->f, n), -EBUSY);
+                STEP(vhk_frontend_attach_worker(s->f, 0, first));
                 STEP(vhk_frontend_free_worker(s->f, n));
         }
 }

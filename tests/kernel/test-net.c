@@ -8,6 +8,8 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
 #include <poll.h>
@@ -258,6 +260,62 @@ TEST(a_card_stops_and_goes_on) {
         memory = vhk_memory_free(memory);
 }
 
+/* Not only taps: what is sent to the loopback interface arrives in our ring, and what we send there comes out. */
+TEST(a_packet_socket_is_an_interface_too) {
+        struct port p = { .tap_fd = -1 };
+        struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_protocol = htons(0x88b5) };
+        uint8_t frame[60] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5, 'h', 'i' };
+        struct net_buf *got = NULL;
+        uint8_t back[200];
+        int k = 0;
+
+        init();
+        p.tap_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(0x88b5));
+        VHK_AUTOCLOSE int other = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(0x88b6));
+        to.sll_ifindex = (int)if_nametoindex("lo");
+        CHECK(p.tap_fd >= 0 && other >= 0 && to.sll_ifindex);
+        CHECK_OK(bind(p.tap_fd, (struct sockaddr *)&to, sizeof(to)));
+        CHECK_CALL(&p, port_start(&p, memory, F_VERSION_1 | F_MRG, 4096, &options));
+        CHECK_EQ(sendto(other, frame, sizeof(frame), 0, (struct sockaddr *)&to, sizeof(to)), sizeof(frame));
+        for (uint64_t limit = now_ms() + 5000; !got && now_ms() < limit;)
+                if (!(got = port_receive(&p, &k)) && !vhk_drvq_arm(p.rx))
+                        usleep(10000);
+        CHECK_EQ(k, 1);
+        CHECK(got && got->len >= NET_HEADER + sizeof(frame) && !memcmp(got->data + NET_HEADER, frame, sizeof(frame)));
+        memset(got->data, 0, NET_HEADER);
+        got->data[NET_HEADER + 13] = 0xb6;
+        CHECK_CALL(&p, port_forward(&p, got));
+        ssize_t n = -1;
+        for (uint64_t limit = now_ms() + 5000; n < 0 && now_ms() < limit; usleep(10000))
+                n = recv(other, back, sizeof(back), 0);
+        CHECK(n >= (ssize_t)sizeof(frame) && back[13] == 0xb6 && back[14] == 'h');
+        port_stop(&p);
+        port_close_tap(&p);
+        memory = vhk_memory_free(memory);
+}
+
+TEST(as_many_regions_as_the_kernel_takes) {
+        struct port p = { .tap_fd = -1 };
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+        void *va;
+
+        init();
+        CHECK_OK(port_make_tap(&p, "tap0", ADDRESS_A, 0));
+        CHECK_CALL(&p, port_start(&p, memory, F_VERSION_1 | F_MRG, 4096, &options));
+        CHECK_OK(vhk_frontend_get_info(p.f, &i));
+        for (unsigned n = 3; n < i.mem_slots; n++)              /* two rings and the buffers are there */
+                CHECK_OK(vhk_memory_alloc(memory, 4096, &va));
+        CHECK_CALL(&p, vhk_frontend_set_memory(p.f, memory));
+        printf("  %u regions\n", i.mem_slots);
+        ping(&p, 3, 64);
+        CHECK_OK(vhk_memory_alloc(memory, 4096, &va));
+        CHECK_EQ(vhk_frontend_set_memory(p.f, memory), -ENOSPC);
+        ping(&p, 3, 64);
+        port_stop(&p);
+        port_close_tap(&p);
+        memory = vhk_memory_free(memory);
+}
+
 TEST(what_the_kernel_refuses) {
         struct port p = { .tap_fd = -1 };
 
@@ -367,12 +425,18 @@ static unsigned pass_on(struct port *from, struct port *to) {
 }
 
 static unsigned bridge_once(void) {
-        return pass_on(&a, &b) + pass_on(&b, &a);
+        int k = 0, n = 0;
+
+        CHECK_CALL(&a, k = vhk_frontend_dispatch(a.f));         /* misses, if there are */
+        CHECK_CALL(&b, n = vhk_frontend_dispatch(b.f));
+        return pass_on(&a, &b) + pass_on(&b, &a) + (unsigned)(k + n);
 }
 
 static void bridge_wait(int done_fd) {
         struct vhk_drvq *q[] = { a.rx, a.tx, b.rx, b.tx };
-        struct pollfd fds[5] = { { .fd = done_fd, .events = POLLIN } };
+        struct pollfd fds[7] = {
+                { .fd = done_fd, .events = POLLIN }, [5] = { vhk_frontend_get_fd(a.f), POLLIN, 0 }, [6] = { vhk_frontend_get_fd(b.f), POLLIN, 0 },
+        };
         int there = 0;
         eventfd_t n_calls;
 
@@ -381,7 +445,7 @@ static void bridge_wait(int done_fd) {
                 there |= vhk_drvq_arm(q[i]);
         }
         if (!there)
-                poll(fds, 5, 1000);
+                poll(fds, 7, 1000);
         for (unsigned i = 0; i < 4; i++) {
                 vhk_drvq_disarm(q[i]);
                 if (fds[i + 1].revents)
@@ -456,8 +520,12 @@ static void stream(uint64_t bytes, unsigned restarts) {
         CHECK(b.n_bytes - b_bytes >= bytes);
 }
 
+static vhk_frontend_miss_fn miss;
+
 static void begin(uint64_t features, uint32_t buf_size, int offload) {
         init();
+        options.iommu = !!(features & F_PLATFORM);
+        options.on_miss = miss;
         a = (struct port){ .tap_fd = -1 };
         b = (struct port){ .tap_fd = -1 };
         ns_a = ns_here();
@@ -503,6 +571,25 @@ TEST(a_stream_of_100_mib_while_cards_stop_and_go_on) {
         begin(ALL | F_MRG, 4096, 1);
         stream(STREAM_BYTES, 8);
         end();
+}
+
+/* Each page of ring and buffer is asked for, and after a third of the way everything is forgotten. */
+TEST(a_stream_through_misses) {
+        init();
+        memory = vhk_memory_free(memory);
+        miss = on_miss;
+        n_missed = 0;
+        begin(ALL | F_MRG | F_PLATFORM, 4096, 1);
+        stream(10 * MIB, 2);
+        unsigned before = n_missed;
+        CHECK(before >= NET_RING);
+        CHECK_CALL(&a, vhk_frontend_iotlb_invalidate(a.f, 0, 0));
+        CHECK_CALL(&b, vhk_frontend_iotlb_invalidate(b.f, 0, 0));
+        stream(10 * MIB, 2);
+        printf("  %u misses, then %u\n", before, n_missed - before);
+        CHECK(n_missed > before);
+        end();
+        miss = NULL;
 }
 
 TEST(a_stream_without_offloads_and_features) {
