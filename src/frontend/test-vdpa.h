@@ -41,6 +41,7 @@ struct fake_vdpa {
         struct { uint32_t num, base; uint64_t desc, avail, used; int kick, call; bool ready; } rings[FAKE_RINGS];
         struct { uint32_t asid; uint64_t iova, len, uva; uint8_t perm; bool known; } maps[FAKE_MAPS];
         unsigned n_maps, n_written;
+        unsigned n_beyond;                      /* requests beyond a limit, unbalanced or with bytes that mean nothing */
         char log[4096];                         /* "owner" "status 3" "map 0 200000+1000" ... each with a space behind */
 };
 static struct fake_vdpa fake = { .fd = -1 };
@@ -154,16 +155,20 @@ static int fake_word(unsigned long request, void *arg) {
                 struct vhk_k_vring_state s;
                 memcpy(&s, arg, sizeof(s));
                 fake_say("group %u in %u", s.index, s.num);
-                if (s.index >= fake.n_groups || s.num >= fake.n_as)
+                if (s.index >= fake.n_groups || s.num >= fake.n_as) {
+                        fake.n_beyond++;
                         return -EINVAL;
+                }
                 fake.asid[s.index] = s.num;
                 return 0;
         }
         case VHK_K_VDPA_GET_CONFIG:
         case VHK_K_VDPA_SET_CONFIG: {
                 struct vhk_k_vdpa_config *c = arg;
-                if (!c->len || c->off > fake.config_size || c->len > fake.config_size - c->off)
+                if (!c->len || c->off > fake.config_size || c->len > fake.config_size - c->off) {
+                        fake.n_beyond++;
                         return -EINVAL;
+                }
                 if (request == VHK_K_VDPA_GET_CONFIG)
                         memcpy(c->bytes, fake.config + c->off, c->len);
                 else
@@ -181,13 +186,17 @@ static int fake_ring(unsigned long request, void *arg) {
         if (!arg)
                 return -EFAULT;
         memcpy(&s, arg, sizeof(s));
-        if (s.index >= fake.n_rings)
+        if (s.index >= fake.n_rings) {
+                fake.n_beyond++;
                 return -ENOBUFS;
+        }
         switch (request) {
         case VHK_K_SET_VRING_NUM:
                 fake_say("num %u=%u", s.index, s.num);
-                if (!s.num || (s.num & (s.num - 1)) || s.num > fake.num_max)
+                if (!s.num || (s.num & (s.num - 1)) || s.num > fake.num_max) {
+                        fake.n_beyond++;
                         return -EINVAL;
+                }
                 fake.rings[s.index].num = s.num;
                 return 0;
         case VHK_K_SET_VRING_BASE:
@@ -247,7 +256,11 @@ int ioctl(int fd, unsigned long request, ...) {
 }
 
 static int fake_update(const struct vhk_k_iotlb *m) {
-        if (!m->len || m->iova < fake.first || m->iova + (m->len - 1) > fake.last || m->iova + (m->len - 1) < m->iova || fake.n_maps == FAKE_MAPS)
+        if (!m->len || m->iova < fake.first || m->iova + (m->len - 1) > fake.last || m->iova + (m->len - 1) < m->iova) {
+                fake.n_beyond++;
+                return -EFAULT;
+        }
+        if (fake.n_maps == FAKE_MAPS)
                 return -EFAULT;
         for (unsigned i = 0; i < fake.n_maps; i++)
                 if (fake.maps[i].asid == m->asid && m->iova < fake.maps[i].iova + fake.maps[i].len && fake.maps[i].iova < m->iova + m->len)
@@ -268,10 +281,12 @@ static int fake_iotlb(const struct vhk_k_iotlb *m) {
         fake.n_written++;
         if (!fake.owned)
                 return -EPERM;
-        if (m->version != (v2 ? 2u : 1u) || (!v2 && m->asid) || memcmp(m->padding, zero, sizeof(zero)) || m->asid >= fake.n_as)
+        if (m->version != (v2 ? 2u : 1u) || (!v2 && m->asid) || memcmp(m->padding, zero, sizeof(zero)) || m->asid >= fake.n_as ||
+            (fake.in_batch && (m->asid != fake.batch_asid || m->type == VHK_SYS_IOTLB_BATCH_BEGIN)) ||
+            (!fake.in_batch && m->type == VHK_SYS_IOTLB_BATCH_END)) {
+                fake.n_beyond++;
                 return -EFAULT;
-        if (fake.in_batch && m->asid != fake.batch_asid)
-                return -EFAULT;
+        }
         switch (m->type) {
         case VHK_SYS_IOTLB_UPDATE:
                 fake_say("map %u %llx+%llx", m->asid, (unsigned long long)m->iova, (unsigned long long)m->len);
