@@ -16,6 +16,11 @@
 
 /* ---- messages ---- */
 
+static const char *const words[] = {
+        [VHK_SYS_IOTLB_UPDATE] = "map in", [VHK_SYS_IOTLB_INVALIDATE] = "unmap in", [VHK_SYS_IOTLB_BATCH_BEGIN] = "begin a batch of",
+        [VHK_SYS_IOTLB_BATCH_END] = "end the batch of",
+};
+
 static int tell(struct vhk_vd *v, uint32_t asid, uint8_t type, const struct vhk_vd_map *m) {
         struct vhk_sys_iotlb msg = { .type = type, .asid = asid };
 
@@ -23,7 +28,10 @@ static int tell(struct vhk_vd *v, uint32_t asid, uint8_t type, const struct vhk_
                 msg.iova = m->iova, msg.len = m->len;
         if (m && type == VHK_SYS_IOTLB_UPDATE)
                 msg.uva = m->uva, msg.perm = (uint8_t)m->access;
-        return vhk_sys_vhost_write_iotlb(v->fd, vhk_vd_has(v, VHK_SYS_BF_IOTLB_MSG_V2), &msg);
+        int k = vhk_sys_vhost_write_iotlb(v->fd, vhk_vd_has(v, VHK_SYS_BF_IOTLB_MSG_V2), &msg);
+        vhk_log(&v->f.trace, VHK_LOG_DEBUG, "%s: %s address space %u, 0x%llx + 0x%llx: %s", v->name, words[type], asid, (unsigned long long)msg.iova,
+                (unsigned long long)msg.len, k < 0 ? strerror(-k) : "ok");
+        return k;
 }
 
 /* The kernel says EFAULT to everything; pages that are locked for the device have a limit, which is hit most. */

@@ -18,6 +18,7 @@
 #include "wire/features.h"
 
 int vhk_vd_said(struct vhk_vd *v, int k, const char *what) {
+        vhk_log(&v->f.trace, VHK_LOG_DEBUG, "%s: %s: %s", v->name, what, k < 0 ? strerror(-k) : "ok");
         return k < 0 ? vhk_frontend_fail(&v->f, k, "vdpa.refused", "%s: %s: %s", v->name, what, strerror(-k)) : k;
 }
 

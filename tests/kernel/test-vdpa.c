@@ -151,6 +151,9 @@ TEST(the_disk_stores) {
                 CHECK_OK(vhk_blk_open(DISK, NULL, &d, &e));
                 CHECK_EQ(vhk_blk_pread(d, b, n, 40960 * (i + 1)), (ssize_t)n);
                 CHECK(!memcmp(a, b, n));
+                memset(b, 0, 512);
+                strcpy((char *)b, "vhostkit was here\n");
+                CHECK_EQ(vhk_blk_pwrite(d, b, 512, 4096), 512);         /* for whoever drives it next */
                 vhk_blk_close(d);
                 printf("  %s: %zu bytes written, read back%s\n", forms[i].name, n, more ? ", also into a region of later" : "; no room for a region of later");
         }
