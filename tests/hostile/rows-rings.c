@@ -610,5 +610,5 @@ ROW(H59, "call, memory, log, enable changed while another thread processes the r
         CHECK_MSG(ok, "a change was refused");
         CHECK_EQ(load.error, 0);
         CHECK(load.n > 0);
-        snprintf(verdict, sizeof(verdict), "%u verified requests meanwhile; ThreadSanitizer: backend-threads", load.n);
+        snprintf(verdict, sizeof(verdict), "%u verified requests meanwhile; ThreadSanitizer: all-at-once", load.n);
 }
