@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <vhostkit/migration.h>
+#include <vhostkit/net.h>
 
 #include "base/base.h"
 #include "kernel/tap.h"
@@ -141,8 +142,8 @@ static void serve_once(struct port *p, int ms) {
         CHECK_CALL(p, port_reap_sent(p));
 }
 
-/* The kernel pings our ring, @n times with that many bytes. */
-static void ping(struct port *p, unsigned n, size_t bytes) {
+/* The kernel pings whoever is served by @serve, @n times with that many bytes. */
+static void ping_by(void (*serve)(void *), void *arg, unsigned n, size_t bytes) {
         struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(ADDRESS_B) };
         uint8_t out[2048], in[2048 + 60];
         VHK_AUTOCLOSE int s = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_ICMP);
@@ -158,13 +159,21 @@ static void ping(struct port *p, unsigned n, size_t bytes) {
                 CHECK(sendto(s, out, bytes, 0, (struct sockaddr *)&to, sizeof(to)) == (ssize_t)bytes);
                 bool got = false;
                 for (uint64_t end = now_ms() + 5000; !got && now_ms() < end;) {
-                        serve_once(p, 100);
+                        serve(arg);
                         ssize_t len;
                         while ((len = recv(s, in, sizeof(in), 0)) > 0)
                                 got |= len == (ssize_t)bytes + 20 && in[20] == ICMP_ECHOREPLY && !memcmp(in + 24, out + 4, bytes - 4);
                 }
                 CHECK_MSG(got, "ping %u of %zu bytes is not answered", i, bytes);
         }
+}
+
+static void serve_port(void *p) {
+        serve_once(p, 100);
+}
+
+static void ping(struct port *p, unsigned n, size_t bytes) {
+        ping_by(serve_port, p, n, bytes);
 }
 
 static void ping_with(uint64_t features) {
@@ -204,6 +213,52 @@ TEST(arp_and_ping_on_an_inherited_descriptor) {
         ping(&p, 3, 64);
         port_stop(&p);
         CHECK_EQ(fcntl(options.fd, F_GETFD), -1);
+        port_close_tap(&p);
+        memory = vhk_memory_free(memory);
+}
+
+/* ---- the library's network driver ---- */
+
+static void serve_card(void *card) {
+        struct vhk_net_queue *q = card;
+        struct vhk_net_frame in[8];
+        uint8_t copy[2048];
+
+        int k = vhk_net_receive(q, in, VHK_N(in), 100);
+        CHECK_MSG(k >= 0, "%s", vhk_net_queue_get_error(q)->text);
+        for (int i = 0; i < k; i++) {
+                CHECK(in[i].n_iov == 1 && in[i].len <= sizeof(copy));
+                memcpy(copy, in[i].iov[0].iov_base, in[i].len);
+                struct iovec iov = { copy, answer(copy, in[i].len) };
+                if (iov.iov_len)
+                        CHECK_EQ(vhk_net_send(q, &(struct vhk_net_frame){ .iov = &iov, .n_iov = 1 }, 1), 1);
+        }
+        CHECK_OK(vhk_net_release(q, in, (unsigned)k));
+}
+
+TEST(arp_and_ping_on_a_network_card) {
+        struct vhk_net_info info = { .size = sizeof(info) };
+        struct port p = { .tap_fd = -1 };
+        struct vhk_net_queue *q;
+        struct vhk_net *card;
+        struct vhk_error e;
+
+        init();
+        n_arps = n_pings = 0;
+        CHECK_OK(port_make_tap(&p, "tap0", ADDRESS_A, 0));
+        for (unsigned i = 0; i < 2; i++) {
+                struct vhk_net_options o = { .size = sizeof(o), .frontend = &options, .has_backend_fd = 1, .backend_fd = p.tap_fd,
+                                             .features_no_take = i ? F_MRG : 0 };
+                CHECK_MSG(vhk_net_open("vhost-net:", &o, &card, &e) == 0, "%s", e.text);
+                CHECK_OK(vhk_net_get_info(card, &info));
+                CHECK(info.header_size == NET_HEADER && info.n_pairs == 1 && !info.has_mac && info.link_up);
+                CHECK_OK(vhk_net_get_queue(card, 0, &q));
+                ping_by(serve_card, q, 5, 64);
+                ping_by(serve_card, q, 2, 1400);
+                vhk_net_close(card);
+        }
+        CHECK(n_arps >= 1);
+        CHECK_EQ(n_pings, 14);
         port_close_tap(&p);
         memory = vhk_memory_free(memory);
 }
