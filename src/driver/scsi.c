@@ -256,7 +256,8 @@ static int bring_up(struct vhk_scsi *s, const struct vhk_scsi_options *o, struct
                 return vhk_drvdev_story(&s->d, k, ret_e);
         bool ours = i.capabilities & VHK_CAP_SCSI;
         if (ours != !!o->wwpn)
-                return vhk_error_set(ret_e, -EINVAL, "scsi.options", ours ? "the name of a target is needed" : "the device has its target: no name is to be given");
+                return vhk_error_set(ret_e, -EINVAL, "scsi.options",
+                                     ours ? "the name of a target is needed" : "the device has its target: no name is to be given");
         if (!(i.features & VHK_BIT(VHK_DRVDEV_F_VERSION_1)))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "scsi.version", "the device has no VERSION_1");
         k = vhk_drvdev_negotiate(&s->d, i.features & wanted, ret_e);

@@ -198,7 +198,8 @@ static int send_stream(struct vhk_vsock_stream *s, unsigned op, uint32_t flags, 
 /* In this order, each once. */
 static int pay(struct vhk_vsock_stream *s) {
         static const struct { unsigned what, op; } rows[] = {
-                { OWE_REQUEST, OP_REQUEST }, { OWE_RESPONSE, OP_RESPONSE }, { OWE_CREDIT, OP_CREDIT_UPDATE }, { OWE_SHUTDOWN, OP_SHUTDOWN }, { OWE_RST, OP_RST },
+                { OWE_REQUEST, OP_REQUEST }, { OWE_RESPONSE, OP_RESPONSE }, { OWE_CREDIT, OP_CREDIT_UPDATE }, { OWE_SHUTDOWN, OP_SHUTDOWN },
+                { OWE_RST, OP_RST },
         };
 
         for (size_t i = 0; i < VHK_N(rows); i++)

@@ -27,7 +27,8 @@ static int is_without_header(struct vhk_vhost *v, int fd, bool *ret_without) {
         *ret_without = !on;
         len = sizeof(size);
         if (on && (getsockopt(fd, SOL_PACKET, SIZE_OF_HEADER, &size, &len) < 0 || size != 12))
-                return vhk_frontend_fail(&v->f, -EINVAL, "frontend.backend", "the packet socket's own virtio header has 10 bytes, 12 are needed: turn PACKET_VNET_HDR off");
+                return vhk_frontend_fail(&v->f, -EINVAL, "frontend.backend",
+                                         "the packet socket's own virtio header has 10 bytes, 12 are needed: turn PACKET_VNET_HDR off");
         return 0;
 }
 

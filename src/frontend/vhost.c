@@ -61,7 +61,8 @@ static int set_features(struct vhk_frontend *f, uint64_t features) {
         struct vhk_vhost *v = vhk_vhost_of(f);
 
         if (features & ~f->info.features)
-                return vhk_frontend_fail(f, -EINVAL, "frontend.features", "features 0x%llx are not on offer", (unsigned long long)(features & ~f->info.features));
+                return vhk_frontend_fail(f, -EINVAL, "frontend.features", "features 0x%llx are not on offer",
+                                         (unsigned long long)(features & ~f->info.features));
         int k = vhk_vhost_send_features(v, features);
         if (k < 0)
                 return k;
@@ -406,13 +407,16 @@ static int open_node(struct vhk_vhost *v, struct vhk_error *ret_e) {
         vhk_log(&v->f.trace, VHK_LOG_DEBUG, "open(%s) = %d", v->name, k < 0 ? k : v->fd);
         switch (k) {
         case -ENOENT:
-                return vhk_error_set(ret_e, k, "frontend.node", "there is no %s: the kernel's module %s makes %s (modprobe %s)", v->name, module, v->kind->node, module);
+                return vhk_error_set(ret_e, k, "frontend.node", "there is no %s: the kernel's module %s makes %s (modprobe %s)", v->name, module,
+                                     v->kind->node, module);
         case -ENODEV:
         case -ENXIO:
-                return vhk_error_set(ret_e, -ENODEV, "frontend.node", "%s has no driver behind it: the kernel's module %s is not loaded (modprobe %s)", v->name, module, module);
+                return vhk_error_set(ret_e, -ENODEV, "frontend.node", "%s has no driver behind it: the kernel's module %s is not loaded (modprobe %s)",
+                                     v->name, module, module);
         case -EACCES:
         case -EPERM:
-                return vhk_error_set(ret_e, -EACCES, "frontend.node", "%s may not be opened: read and write permission is needed (root's, or its group's)", v->name);
+                return vhk_error_set(ret_e, -EACCES, "frontend.node", "%s may not be opened: read and write permission is needed (root's, or its group's)",
+                                     v->name);
         }
         return k < 0 ? vhk_error_set(ret_e, k, "frontend.node", "%s cannot be opened (module %s): %s", v->name, module, strerror(-k)) : 0;
 }
@@ -542,7 +546,8 @@ static struct vhk_vhost *make(const struct vhk_vhost_kind *kind, const char *spe
         return v;
 }
 
-int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
+int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f,
+                   struct vhk_error *ret_e) {
         if (spec && strlen(spec + strlen(kind->prefix)) >= sizeof(((struct vhk_vhost *)0)->name))
                 return vhk_error_set(ret_e, -ENAMETOOLONG, "frontend.node", "the name of the node is too long");
         struct vhk_vhost *v = make(kind, spec, o);

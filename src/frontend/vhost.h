@@ -57,7 +57,8 @@ static inline struct vhk_vhost *vhk_vhost_of(struct vhk_frontend *f) {
 
 /* ---- vhost.c ---- */
 
-int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
+int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f,
+                   struct vhk_error *ret_e);
 /* ioctl @name with what @format says gave @k: printed for a trace; a failure becomes the call's story. Returns @k. */
 int vhk_vhost_said(struct vhk_vhost *v, int k, const char *name, const char *format, ...) VHK_PRINTF(4, 5);
 int vhk_vhost_check_queue(struct vhk_vhost *v, unsigned i);             /* -EINVAL: there is no ring @i */
