@@ -43,4 +43,4 @@ says vdpa-blk " capacity 134217728 bytes (128 MiB)"
 
 vhk vdpa del blk0
 vhk vdpa del net0
-witness "vhost-net, vhost-vsock, vhost-scsi, vhost-vdpa" kernel "what they say of themselves" "\`vhk probe\`"
+witness "vhost-net, vhost-vsock, vhost-scsi, vhost-vdpa" back-end "what they say of themselves" "\`vhk probe\`"

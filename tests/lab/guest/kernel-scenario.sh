@@ -21,4 +21,4 @@ bind_vhost_vdpa net0
 run scenario test-kernel-scenario
 grep -E '^  ' /tmp/scenario.out
 expect skipped "$(grep -c '^skip' /tmp/scenario.out || :)" 0
-witness "vhost-net, vhost-vsock, vhost-scsi, vdpa_sim_blk, vdpa_sim_net" kernel "one story over every carrier: features, memory, rings, base, log, reset" "\`vhk_frontend_*()\`"
+witness "vhost-net, vhost-vsock, vhost-scsi, vdpa_sim_blk, vdpa_sim_net" back-end "one story over every carrier: features, memory, rings, base, log, reset" "\`vhk_frontend_*()\`"

@@ -23,4 +23,4 @@ bind_virtio_vdpa blk0
 check_disk "$disk"
 
 vdpa_del blk0
-witness "vhost-vdpa, vdpasim_blk" back-end block "\`vhk\`, \`vhk_blk_*()\`"
+witness "vhost-vdpa, vdpa_sim_blk" back-end block "\`vhk\`, \`vhk_blk_*()\`"

@@ -7,5 +7,5 @@ load_vdpa
 limit=100
 run vdpa-net test-kernel-vdpa-net
 grep 'frames in' /tmp/vdpa-net.out
-witness "vhost-vdpa, vdpa_sim_net" kernel "frames looped; control ring in an address space of its own; stop and restart" "\`vhost-vdpa:\` of \`vhk_frontend_open()\`"
-witness "vhost-vdpa, vdpa_sim_net" kernel "frames, and its address changed" "\`vhk_net_*()\`"
+witness "vhost-vdpa, vdpa_sim_net" back-end "frames looped; control ring in an address space of its own; stop and restart" "\`vhost-vdpa:\` of \`vhk_frontend_open()\`"
+witness "vhost-vdpa, vdpa_sim_net" back-end "frames, and its address changed" "\`vhk_net_*()\`"

@@ -99,5 +99,5 @@ wait "$bench" || { cat /tmp/bench.out /tmp/server.log; fail "vhk bench did not g
 ends 0
 nothing_is_left
 
-witness "virtio_vdpa, VDUSE" kernel "ext4 on a disk of its own, resize, kill -9 under load and a successor" "\`vhk-blk --vduse\`"
+witness "virtio_vdpa, VDUSE" front-end "ext4 on a disk of its own, resize, kill -9 under load and a successor" "\`vhk-blk --vduse\`"
 witness "vhost-vdpa, VDUSE" kernel "read, write, kill -9 under load and a successor" "\`vhk-blk --vduse\`, \`vhk\`"

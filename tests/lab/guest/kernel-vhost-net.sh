@@ -8,5 +8,5 @@ ip link set lo up
 limit=240
 run vhost-net test-kernel-net
 grep -E '^  .*(MiB in|pages written|misses)' /tmp/vhost-net.out
-witness "vhost-net" kernel "frames to a tap" "\`vhk_net_*()\`"
-witness "vhost-net" kernel "frames, TCP between two namespaces, dirty log, IOTLB, stop and restart" "\`vhost-net:\` of \`vhk_frontend_open()\`"
+witness "vhost-net" back-end "frames to a tap" "\`vhk_net_*()\`"
+witness "vhost-net" back-end "frames, TCP between two namespaces, dirty log, IOTLB, stop and restart" "\`vhost-net:\` of \`vhk_frontend_open()\`"

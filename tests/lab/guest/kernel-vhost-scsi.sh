@@ -17,7 +17,7 @@ done
 echo naa.5001405bd4e0d477 >$target/vhost/$VHK_SCSI_WWPN/tpgt_1/nexus
 run vhost-scsi test-kernel-scsi
 grep -E '^  ' /tmp/vhost-scsi.out
-witness "vhost-scsi" kernel "a LUN on a file: inquired, written, read back; sense, refusals" "\`vhk_scsi_*()\`"
+witness "vhost-scsi" back-end "a LUN on a file: inquired, written, read back; sense, refusals" "\`vhk_scsi_*()\`"
 
 for wwpn in $VHK_SCSI_WWPN $VHK_SCSI_NO_NEXUS; do
 	rm $target/vhost/$wwpn/tpgt_1/lun/lun_0/d0

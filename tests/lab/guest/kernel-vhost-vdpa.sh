@@ -18,5 +18,5 @@ run bench vhk bench --seconds=2 vhost-vdpa:blk0
 grep -E '^(IOPS|latency)' /tmp/bench.out
 bind_virtio_vdpa blk0
 /sbin/dd if="$disk" bs=512 skip=8 count=1 status=none | grep -aq '^vhostkit was here$' || fail "the guest's own driver does not read what we wrote"
-witness "vhost-vdpa, vdpa_sim_blk" kernel "reads and writes, IOTLB v1 and v2, batches, stop and restart, suspend" "\`vhost-vdpa:\` of \`vhk_frontend_open()\`"
-witness "vhost-vdpa, vdpa_sim_net" kernel "a control ring in its own address space, refusals" "\`vhost-vdpa:\` of \`vhk_frontend_open()\`"
+witness "vhost-vdpa, vdpa_sim_blk" back-end "reads and writes, IOTLB v1 and v2, batches, stop and restart, suspend" "\`vhost-vdpa:\` of \`vhk_frontend_open()\`"
+witness "vhost-vdpa, vdpa_sim_net" back-end "a control ring in its own address space, refusals" "\`vhost-vdpa:\` of \`vhk_frontend_open()\`"

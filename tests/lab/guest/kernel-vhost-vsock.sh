@@ -7,4 +7,4 @@ load_vhost
 limit=120
 run vhost-vsock test-kernel-vsock
 grep 'MiB back' /tmp/vhost-vsock.out
-witness "vhost-vsock" kernel "streams both ways, refusals, IOTLB" "\`vhk_vsock_*()\`"
+witness "vhost-vsock" back-end "streams both ways, refusals, IOTLB" "\`vhk_vsock_*()\`"
