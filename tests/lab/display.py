@@ -90,8 +90,18 @@ def await_lines(lab, back, text, n):
     raise Fail(f"the device did not say '{text}' {n} times:\n{back.child.err()}")
 
 
-def qemu_gpu(lab):
+def debugger():
+    """A container may forbid it to look into other programs."""
     gdb = need("gdb", "gdb")
+    said = subprocess.run([gdb, "-nx", "-batch", "-ex", "set startup-with-shell off", "-ex", "run", "--args", need("true", "coreutils")],
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    if "exited normally" not in said:
+        raise Skip("gdb may not run programs here (ptrace)")
+    return gdb
+
+
+def qemu_gpu(lab):
+    gdb = debugger()
     back = recordings.AnyDevice(lab, "gpu")
     proxy = Proxy(lab, back.socket, hide=recordings.RING_BITS)
     script = lab.path("step-over.gdb")
