@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /* The vhost-vdpa carrier against a device that is not there (test-vdpa.h): what it asks, in which order, and every refusal. */
+#include <poll.h>
+
 #include "base/test.h"
 #include "frontend/test-vdpa.h"
 #include "frontend/vdpa.h"
@@ -409,12 +411,12 @@ TEST(configuration) {
         CHECK_EQ(b[3], 23);
         CHECK_OK(vhk_frontend_set_config(f, 0, (uint8_t[]){ 9, 8 }, 2, VHK_CONFIG_DRIVER));
         CHECK_EQ(fake.config[1], 8);
-        struct pollfd { int fd; short events, revents; } p = { vhk_frontend_get_fd(f), 1, 0 };
-        CHECK_EQ(syscall(SYS_poll, &p, 1, 0), 0);
+        struct pollfd p = { vhk_frontend_get_fd(f), POLLIN, 0 };
+        CHECK_EQ(poll(&p, 1, 0), 0);
         CHECK_EQ(vhk_frontend_dispatch(f), 0);
         CHECK(fake.config_call >= 0);
         CHECK_EQ(write(fake.config_call, &(uint64_t){ 1 }, 8), 8);
-        CHECK_EQ(syscall(SYS_poll, &p, 1, 0), 1);
+        CHECK_EQ(poll(&p, 1, 0), 1);
         n_changed = 0;
         CHECK_EQ(vhk_frontend_dispatch(f), 1);
         CHECK_EQ(n_changed, 1);
