@@ -494,7 +494,7 @@ static int handshake(struct vhk_vhost *v) {
 
         int k = vhk_sys_vhost_get_features(v->fd, &features);
         k = vhk_vhost_said(v, k, "VHOST_GET_FEATURES", "0x%llx", (unsigned long long)features);
-        if (k == -ENOTTY || k == -EINVAL)
+        if (k == -ENOTTY || k == -EINVAL || k == -ENOSYS)       /* ENOSYS: qemu-user, for what it does not know */
                 return vhk_frontend_fail(&v->f, -EPROTO, "frontend.not-vhost", "%s is not a vhost device of the kernel: %s", v->name, strerror(-k));
         if (k == 0)
                 k = own(v);
