@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The back-end end: serves one device to one front-end at a time, over vhost-user, or to this machine's kernel through VDUSE. Many per process. All calls belong to the control
- * worker's thread, unless stated.
+ * The back-end end: serves one device to one front-end at a time, over vhost-user or to this machine's kernel through VDUSE. Many
+ * per process. All calls belong to the control worker's thread, unless stated.
  */
 #ifndef VHOSTKIT_BACKEND_H
 #define VHOSTKIT_BACKEND_H
@@ -89,10 +89,11 @@ struct vhk_backend_options {
  *
  * A stale socket file (nobody listens) is replaced; anything else at the path is -EADDRINUSE.
  *
- * VDUSE: the device NAME is made, or taken over from a predecessor that was killed, if it was made with the same features, rings
- * and configuration (-EEXIST if not; -EBUSY: somebody serves it). It can be put on the vDPA bus as soon as the control worker's loop runs
- * (vhk_vdpa_add() with management device "vduse", on another thread: it waits for the device's answers). Its configuration is read-only,
- * so features that need a writable one are not offered. After the end, vhk_backend_free() destroys the device, unless it still is on the bus.
+ * VDUSE: the device NAME is made, or taken over from a predecessor that was killed, if it was made with the same features, rings and
+ * configuration. -EEXIST if not, unless it is on no bus: then it is made anew; -EBUSY: somebody serves it. It can be put on the vDPA bus
+ * as soon as the control worker's loop runs: vhk_vdpa_add() with management device "vduse", on another thread, for that waits for
+ * the device's answers. Its configuration is read-only, so features that need a writable one are not offered. After the end,
+ * vhk_backend_free() destroys the device, unless it still is on the bus.
  *
  * Return: 0 or a negative errno with the story in @ret_e.
  */

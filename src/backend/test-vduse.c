@@ -361,6 +361,48 @@ TEST(ranges_drive_each_other_out) {
         vduse_close(&r);
 }
 
+/* vhost-vdpa lets its user enable a ring when the device runs already, and nobody tells us. */
+TEST(a_ring_that_gets_ready_later) {
+        static struct rig r;
+
+        vduse_open(&r, NULL, NULL);
+        for (unsigned round = 0; round < 2; round++) {
+                CHECK_EQ(bring_up(&r, 1), 0);
+                CHECK(K.kick[1] >= 0);
+                vhk_notify_fd(K.kick[1]);                       /* not ready yet */
+                pump(&r);
+                vq_set_up(&r, 1, 0);
+                K.vqs[1].num = 3;
+                vhk_notify_fd(K.kick[1]);
+                PUMP_UNTIL(&r, strstr(r.log, "got ready later, does not start"));
+                K.vqs[1].num = RING_SIZE;
+                for (unsigned n = 0; n < 3; n++) {
+                        vq_add(&r, 1);
+                        PUMP_UNTIL(&r, ring_is_idle(&r, 1));
+                        vq_add(&r, 0);
+                        PUMP_UNTIL(&r, ring_is_idle(&r, 0));
+                }
+                CHECK(irqs(1));
+                r.dev.hold = true;                              /* while an answer is due */
+                vq_add(&r, 0);
+                PUMP_UNTIL(&r, r.dev.n_held == 1);
+                struct message *m = post((struct vhk_sys_vduse_request){ .type = VHK_SYS_VDUSE_UPDATE_IOTLB, .last = UINT64_MAX });
+                pump(&r);
+                CHECK_EQ(m->state, MESSAGE_READ);
+                vq_set_up(&r, 2, 0);
+                vq_add(&r, 2);
+                pump(&r);
+                r.dev.hold = false;
+                dev_release(&r.dev);
+                CHECK_EQ(await(&r, m), 0);
+                PUMP_UNTIL(&r, ring_is_idle(&r, 2) && ring_is_idle(&r, 0));
+                CHECK_EQ(set_status(&r, 0), 0);
+                r.log[0] = 0;
+        }
+        CHECK_EQ(bring_up(&r, 1), 0);
+        vduse_close(&r);
+}
+
 TEST(vq_state) {
         static struct rig r;
         struct vhk_sys_vduse_request q = { .type = VHK_SYS_VDUSE_GET_VQ_STATE };
@@ -456,8 +498,31 @@ TEST(the_kernel_gives_up) {
         K.broken = true;
         CHECK_EQ(vduse_try(&r, NULL, NULL, &e), -EPERM);
         CHECK_STR(e.rule, "vduse.given-up");
-        K.broken = K.on_bus = false;
-        CHECK_OK(vduse_try(&r, NULL, NULL, &e));                /* the record is there still */
+        K.on_bus = false;
+        CHECK_OK(vduse_try(&r, NULL, NULL, &e));                /* made anew, for nobody has it any more */
+        CHECK_EQ(bring_up(&r, 1), 0);
+        vduse_close(&r);
+}
+
+TEST(what_a_stranger_left_is_made_anew) {
+        static struct rig r;
+        struct vhk_error e;
+        struct vhk_device_ops ops = dev_ops;
+
+        kernel_new();
+        vduse_rig(&r);
+        struct vhk_sys_vduse_config c = { .name = "test", .features = PLATFORM, .vq_num = 1, .config = "x", .config_size = 1 };
+        CHECK_OK(vhk_sys_vduse_create_dev(-1, &c));
+        CHECK_OK(vduse_try(&r, NULL, NULL, &e));
+        CHECK(K.made.vq_num == N_RINGS && K.n_setup == N_RINGS);
+        K.on_bus = true;
+        CHECK_EQ(bring_up(&r, 1), 0);
+        vduse_end(&r);
+        K.on_bus = false;                                       /* taken off by hand */
+        ops.features |= VHK_BIT(6);
+        CHECK_OK(vduse_try(&r, NULL, &ops, &e));                /* nobody minds another device now */
+        r.features = K.features = VDUSE_FEATURES;
+        CHECK_EQ(bring_up(&r, 1), 0);
         vduse_close(&r);
 }
 

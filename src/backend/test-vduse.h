@@ -60,6 +60,7 @@ int vhk_sys_vduse_create_dev(int fd, const struct vhk_sys_vduse_config *c) {
         if (!(c->features & PLATFORM) || c->vq_num > N_RINGS || c->device_id == 99)
                 return -EINVAL;
         K.exists = true;
+        K.broken = false;
         K.made = *c;
         memcpy(K.config, c->config, c->config_size);
         memset(K.num_max, 0, sizeof(K.num_max));

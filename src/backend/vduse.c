@@ -7,7 +7,8 @@
  * due no other message is read. What is read and not answered when the descriptor is closed is asked of a successor.
  *
  *   FEATURES_OK       the driver's choice: refused if it was not offered, or without VERSION_1
- *   DRIVER_OK         each ring that is ready is looked up, its areas are mapped, it starts; answered when all run
+ *   DRIVER_OK         each ring that is ready is looked up, its areas are mapped, it starts; answered when all run. One that gets
+ *                     ready later starts at its first kick, for no message tells of it
  *   status 0          rings drain; then memory and record are forgotten, the device is reset
  *   UPDATE_IOTLB      rings go over to other memory; answered when no request of the time before is in flight
  *   GET_VQ_STATE      asked of the ring's home
@@ -56,6 +57,8 @@ static void answer_with(struct vhk_backend *b, const struct vhk_sys_vduse_reques
                 vhk_session_fail(b, k, "vduse.answer", "cannot answer the kernel: %s", strerror(-k));
 }
 
+static void start_late(struct vhk_vduse_ring *v);
+
 /* The token's answer. */
 static void answer(struct vhk_backend *b, int error, const struct vhk_sys_vduse_vq_info *state) {
         struct vhk_sys_vduse_request r = b->vduse->request;
@@ -63,6 +66,9 @@ static void answer(struct vhk_backend *b, int error, const struct vhk_sys_vduse_
         vhk_token_drop(b);
         answer_with(b, &r, error, state);
         b->carrier->watch(b);
+        for (unsigned i = 0; i < b->n_queues; i++)
+                if (b->vduse->rings[i].late_due)
+                        start_late(&b->vduse->rings[i]);
 }
 
 static int later(struct vhk_backend *b, const struct vhk_sys_vduse_request *r, void (*finish)(struct vhk_backend *b, int error)) {
@@ -175,6 +181,51 @@ static int start_ring(struct vhk_backend *b, unsigned i) {
         return 0;
 }
 
+static void stop_waiting(struct vhk_vduse_ring *v) {
+        v->late_watch = vhk_watch_free(v->late_watch);
+        vhk_close(&v->late_fd);
+        v->late_due = false;
+}
+
+static void start_late(struct vhk_vduse_ring *v) {
+        struct vhk_backend *b = v->b;
+        int k = 0;
+
+        v->late_due = false;
+        if (!vhk_ring_runs(b, v->index))
+                k = look_up(b, v->index);
+        if (k > 0) {
+                stop_waiting(v);
+                k = start_ring(b, v->index);
+                vhk_ring_wait(b, v->index, VHK_WAIT_NONE);      /* there is no message to answer */
+        }
+        if (k < 0)
+                vhk_log(&b->log, VHK_LOG_WARNING, "ring %u, which got ready later, does not start (%s): %s", v->index, b->story.rule, b->story.text);
+}
+
+/* The kernel lets no kick through before the ring is ready. */
+static void on_late_kick(void *arg, uint32_t events) {
+        struct vhk_vduse_ring *v = arg;
+
+        if (vhk_drain_fd(v->late_fd) <= 0 || v->b->state != VHK_BACKEND_SERVING)
+                return;
+        v->late_due = true;
+        if (!v->b->token.out)
+                start_late(v);
+        vhk_session_check(v->b);
+}
+
+static int wait_for_ring(struct vhk_backend *b, unsigned i) {
+        struct vhk_vduse_ring *v = &b->vduse->rings[i];
+
+        stop_waiting(v);
+        v->late_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        int k = v->late_fd < 0 ? vhk_errno() : vhk_worker_watch(b->o.control, v->late_fd, EPOLLIN, on_late_kick, v, &v->late_watch);
+        if (k >= 0)
+                k = vhk_sys_vduse_vq_setup_kickfd(b->vduse->fd, i, v->late_fd);
+        return k < 0 ? vhk_refuse(b, k, "ring.kick", "ring %u: no descriptor for its kicks: %s", i, strerror(-k)) : 0;
+}
+
 static void stop_rings(struct vhk_backend *b) {
         for (unsigned i = 0; i < b->n_queues; i++) {
                 if (!vhk_ring_runs(b, i))
@@ -193,6 +244,7 @@ static void forget_rings(struct vhk_backend *b) {
                 vhk_ring_forget(&b->session.rings[i]);
                 vhk_store_relaxed(&b->vduse->rings[i].irq_due, false);
                 b->vduse->rings[i].n_tries = 0;
+                stop_waiting(&b->vduse->rings[i]);
         }
         vhk_vduse_record_set_running(&b->vduse->record, false);
 }
@@ -209,7 +261,7 @@ static int start_rings(struct vhk_backend *b) {
         }
         vhk_vduse_record_set_running(&b->vduse->record, true);
         for (unsigned i = 0; i < b->n_queues; i++) {
-                int k = ready[i] ? start_ring(b, i) : 0;
+                int k = ready[i] ? start_ring(b, i) : wait_for_ring(b, i);
                 if (k < 0)
                         return k;
         }
@@ -311,7 +363,8 @@ static int on_set_status(struct vhk_backend *b, const struct vhk_sys_vduse_reque
         if (r->status == 0)
                 return reset(b, r);
         if (s->status & ~r->status)
-                return vhk_refuse(b, -EINVAL, "vduse.status", "status 0x%02x after 0x%02x: bits are only taken away by a reset", r->status, s->status);
+                return vhk_refuse(b, -EINVAL, "vduse.status", "status 0x%02x after 0x%02x: bits are only taken away by a reset", r->status,
+                                  s->status);
         int k = news & (FEATURES_OK | DRIVER_OK) ? negotiate(b) : 0;
         if (k < 0)
                 return k;
@@ -365,6 +418,8 @@ static void close_device(struct vhk_backend *b) {
         u->watch = vhk_watch_free(u->watch);
         if (u->irq_timer)
                 vhk_timer_set(u->irq_timer, 0);
+        for (unsigned i = 0; i < b->n_queues; i++)
+                stop_waiting(&u->rings[i]);
         vhk_store_relaxed(&b->host.available, false);
 }
 
@@ -523,8 +578,6 @@ static int create(struct vhk_backend *b, struct vhk_error *ret_e) {
 static int open_control(struct vhk_backend *b, struct vhk_error *ret_e) {
         struct vhk_vduse *u = b->vduse;
 
-        if (u->lent_control)
-                return 0;
         int k = vhk_sys_vduse_open(&u->control_fd);
         return k < 0 ? vhk_error_set(ret_e, k, "vduse.control", "/dev/vduse/control: %s%s", strerror(-k),
                                      k == -ENOENT ? " (is the module vduse loaded?)" : "") : 0;
@@ -535,7 +588,7 @@ static int open_device(struct vhk_backend *b, struct vhk_error *ret_e) {
 
         if (u->lent_fd)
                 return 0;
-        int k = open_control(b, ret_e);
+        int k = u->control_fd < 0 ? open_control(b, ret_e) : 0;
         if (k >= 0)
                 k = create(b, ret_e);
         if (k < 0)
@@ -588,12 +641,30 @@ static int take_device(struct vhk_backend *b, const char *path, struct vhk_error
                                      strerror(-k)) : 0;
 }
 
+/* A device that cannot be taken over is removed if nobody has it: it is on no bus. Else *ret_e stays as it is. */
+static int make_anew(struct vhk_backend *b, int why, const char *path, struct vhk_error *ret_e) {
+        struct vhk_vduse *u = b->vduse;
+
+        if (u->lent_fd)
+                return why;
+        vhk_vduse_record_close(&u->record, false);
+        vhk_close(&u->fd);
+        if (vhk_sys_vduse_destroy_dev(u->control_fd, u->id.name) < 0)
+                return why;
+        vhk_log(&b->log, VHK_LOG_INFO, "the VDUSE device %s of somebody else is made anew", u->id.name);
+        int k = open_device(b, ret_e);
+        if (k >= 0 && !u->made)
+                return vhk_error_set(ret_e, -EBUSY, "vduse.busy", "the VDUSE device %.60s is made by somebody else, too", u->id.name);
+        return k < 0 ? k : vhk_vduse_record_make(&u->record, path, &u->id, ret_e);
+}
+
 static int set_up_rings(struct vhk_backend *b, struct vhk_error *ret_e) {
         int k = 0;
 
         for (unsigned i = 0; k >= 0 && i < b->n_queues; i++)
                 k = vhk_sys_vduse_vq_setup(b->vduse->fd, &(struct vhk_sys_vduse_vq){ .index = i, .max_size = b->queue_size_max });
-        return k < 0 ? vhk_error_set(ret_e, k, "vduse.setup", "the kernel does not take queues of %u entries: %s", b->queue_size_max, strerror(-k)) : 0;
+        return k < 0 ? vhk_error_set(ret_e, k, "vduse.setup", "the kernel does not take queues of %u entries: %s", b->queue_size_max,
+                                     strerror(-k)) : 0;
 }
 
 static int open_endpoint(struct vhk_backend *b, const char *spec, const struct vhk_backend_options *o, struct vhk_error *ret_e) {
@@ -614,14 +685,18 @@ static int open_endpoint(struct vhk_backend *b, const char *spec, const struct v
         if (!u || !u->rings)
                 return vhk_error_set(ret_e, -ENOMEM, "backend.open", "no memory for a back-end");
         for (unsigned i = 0; i < b->n_queues; i++)
-                u->rings[i] = (struct vhk_vduse_ring){ .b = b, .index = i };
+                u->rings[i] = (struct vhk_vduse_ring){ .b = b, .index = i, .late_fd = -1 };
         if (!o->limit_ns)
                 b->limit_ns = LIMIT_NS;
         int k = identify(b, strchr(spec, ':') + 1, ret_e);
         if (k >= 0)
                 k = open_device(b, ret_e);
-        if (k >= 0)
-                k = u->made ? vhk_vduse_record_make(&u->record, v ? v->record : NULL, &u->id, ret_e) : take_device(b, v ? v->record : NULL, ret_e);
+        if (k >= 0) {
+                const char *path = v ? v->record : NULL;
+                k = u->made ? vhk_vduse_record_make(&u->record, path, &u->id, ret_e) : take_device(b, path, ret_e);
+                if (k < 0 && !u->made)
+                        k = make_anew(b, k, path, ret_e);
+        }
         if (k >= 0 && !vhk_vduse_record_is_running(&u->record))
                 k = set_up_rings(b, ret_e);
         u->owns_lent = k >= 0;
@@ -640,6 +715,8 @@ static void free_carrier(struct vhk_backend *b) {
                 return;
         u->watch = vhk_watch_free(u->watch);
         u->irq_timer = vhk_timer_free(u->irq_timer);
+        for (unsigned i = 0; u->rings && i < b->n_queues; i++)
+                stop_waiting(&u->rings[i]);
         if (b->stuck)           /* homes may still say that something is done */
                 return;
         if (!u->lent_fd || u->owns_lent)

@@ -38,12 +38,15 @@ void vhk_vduse_record_wipe(struct vhk_vduse_record *r);         /* no ring is ru
 
 /* ---- vduse.c ---- */
 
-/* A ring's interrupt. */
+/* A ring's interrupt, and the wait for a driver that gets it ready later. */
 struct vhk_vduse_ring {
         struct vhk_backend *b;
         uint32_t index;
         bool irq_due;                   /* shared (atomic, relaxed: the post orders): the kernel would not take it */
         unsigned n_tries;
+        int late_fd;                    /* -1: not waited for */
+        bool late_due;                  /* it was kicked while an answer was due */
+        struct vhk_watch *late_watch;
 };
 
 struct vhk_vduse {
