@@ -371,6 +371,26 @@ TEST(each_address_space_in_use) {
         end();
 }
 
+/* A device that begins anew has its groups where they were. */
+TEST(address_spaces_when_it_begins_anew) {
+        struct vhk_ring_setup s = ring(16);
+
+        fake_begin();
+        begin();
+        CHECK_OK(vhk_frontend_set_features(f, 1ull << 32));
+        lend(4);
+        CHECK_OK(vhk_frontend_set_group_asid(f, 1, 1));
+        CHECK_OK(vhk_frontend_start_queue(f, 2, &s));
+        CHECK_OK(vhk_frontend_stop_queue(f, 2, NULL));
+        done();
+        CHECK_OK(vhk_frontend_start_queue(f, 2, &s));
+        CHECK_STR(done(), "status 0 group 1 in 1 begin 0 unmap 0 200000+4000 map 0 200000+4000 end 0 "
+                          "begin 1 unmap 1 200000+4000 map 1 200000+4000 end 1 status 3 features 300000000 status 11 "
+                          "num 2=16 base 2=0 addr 2=200000,201000,202000 enable 2=1 status 15");
+        CHECK_EQ(fake.asid[1], 1);
+        end();
+}
+
 /* Mappings that stay are not made again. */
 TEST(mappings_that_persist) {
         fake_begin();

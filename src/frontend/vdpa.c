@@ -197,11 +197,26 @@ static int send_ring(struct vhk_vd *v, unsigned i, const struct vhk_ring_setup *
         return k < 0 ? k : vhk_vd_said(v, vhk_sys_vdpa_set_vring_enable(v->fd, i, 1), "enabling a ring");
 }
 
-/* A device that cannot go on begins anew; all its rings are stopped. */
+static int put_group_asid(struct vhk_vd *v, uint32_t group, uint32_t asid) {
+        int k = vhk_vd_said(v, vhk_sys_vdpa_set_group_asid(v->fd, group, asid), "address space of a group");
+
+        if (k == 0)
+                v->group_asid[group] = asid;
+        return k;
+}
+
+/* A device that cannot go on begins anew, its groups in the address spaces where they were; all its rings are stopped. */
 static int revive(struct vhk_vd *v) {
         uint8_t status = v->status;
-        int k = vhk_vd_put_status(v, 0);
+        size_t n = v->f.info.n_groups;
+        VHK_AUTOFREE uint32_t *asid = calloc(n + 1, sizeof(*asid));
 
+        if (!asid)
+                return -ENOMEM;
+        memcpy(asid, v->group_asid, n * sizeof(*asid));
+        int k = vhk_vd_put_status(v, 0);
+        for (uint32_t i = 0; i < n && k == 0; i++)
+                k = asid[i] ? put_group_asid(v, i, asid[i]) : 0;
         if (k == 0)
                 k = vhk_vd_put_status(v, VHK_VD_DRIVER);
         if (k == 0)
@@ -358,11 +373,8 @@ static int set_group_asid(struct vhk_frontend *f, uint32_t group, uint32_t asid)
                 return vhk_frontend_fail(f, -EBUSY, "vdpa.group", "%s runs: its groups have their address spaces", v->name);
         if (v->in_batch)
                 return vhk_frontend_fail(f, -EBUSY, "vdpa.batch", "a batch of address space %u has begun and not ended", v->batch_asid);
-        int k = vhk_vd_said(v, vhk_sys_vdpa_set_group_asid(v->fd, group, asid), "address space of a group");
-        if (k < 0)
-                return k;
-        v->group_asid[group] = asid;
-        return vhk_vd_freshen(v);
+        int k = put_group_asid(v, group, asid);
+        return k < 0 ? k : vhk_vd_freshen(v);
 }
 
 /* ---- life ---- */
