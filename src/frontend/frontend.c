@@ -33,6 +33,11 @@ int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const 
         return code;
 }
 
+int vhk_frontend_fail_translation(struct vhk_frontend *f, int code, const struct vhk_translation *t) {
+        return vhk_frontend_fail(f, code, "frontend.translation", "a translation of 0x%llx to guest address 0x%llx, %llu bytes: %s", (unsigned long long)t->iova,
+                                 (unsigned long long)t->gpa, (unsigned long long)t->len, code == -EFAULT ? "not in one lent region" : "not valid");
+}
+
 int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) {
         va_list ap;
 
@@ -230,7 +235,8 @@ VHK_API int vhk_frontend_get_shmem_config(struct vhk_frontend *f, uint64_t ret_s
 }
 
 VHK_API int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
-        CALL(f, ALWAYS, "", f->ops->start_queue(f, i, s));
+        CALL(f, ALWAYS, "", s->size < sizeof(*s) ? vhk_frontend_fail(f, -EINVAL, "frontend.options", "struct vhk_ring_setup: size is not set")
+                                                 : f->ops->start_queue(f, i, s));
 }
 
 VHK_API int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {

@@ -158,5 +158,7 @@ int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, 
 
 /* A call fails, the connection lives: keeps the story, returns @code. */
 int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
+/* ... for a translation that cannot be told. */
+int vhk_frontend_fail_translation(struct vhk_frontend *f, int code, const struct vhk_translation *t);
 /* The connection has ended: keeps the story for this call and all later ones, returns @code. The first end counts. */
 int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);

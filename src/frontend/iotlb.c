@@ -110,9 +110,7 @@ int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t)
                 return k;
         k = describe(u, t, &p);
         if (k < 0)
-                return vhk_frontend_fail(f, k, "frontend.translation", "a translation of 0x%llx to guest address 0x%llx, %llu bytes: %s",
-                                         (unsigned long long)t->iova, (unsigned long long)t->gpa, (unsigned long long)t->len,
-                                         k == -EFAULT ? "not in one lent region" : "not valid");
+                return vhk_frontend_fail_translation(f, k, t);
         return tell(u, &p);
 }
 

@@ -272,8 +272,6 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
 
         if (k < 0)
                 return k;
-        if (s->size < sizeof(*s))
-                return vhk_frontend_fail(f, -EINVAL, "frontend.options", "struct vhk_ring_setup: size is not set");
         if (v->rings[i].started)
                 return vhk_frontend_fail(f, -EBUSY, "frontend.queue", "ring %u runs already", i);
         k = vhk_vd_freshen(v);

@@ -200,8 +200,6 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         int k = check_queue(u, i);
         if (k < 0)
                 return k;
-        if (s->size < sizeof(*s))
-                return vhk_frontend_fail(f, -EINVAL, "frontend.options", "struct vhk_ring_setup: size is not set");
         if (u->started[i])
                 return vhk_frontend_fail(f, -EBUSY, "frontend.queue", "ring %u runs already", i);
         k = translate(u, i, s, &addr);
