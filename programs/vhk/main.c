@@ -31,7 +31,7 @@ static void print_list(const struct tool_command *const *list) {
 }
 
 static void print_usage(void) {
-        printf("vhk: who serves this vhost-user socket, is it right, and how fast is it?\n\n"
+        printf("vhk: who is behind this endpoint, is it right, and how fast is it?\n\n"
                "usage: vhk SUBCOMMAND ENDPOINT [OPTION...]\n\n");
         print_list(commands);
         printf("\nENDPOINT is vhost-user:PATH or PATH of a listening unix socket, or fd:N, an inherited socket; of the kernel's devices\n"

@@ -28,7 +28,7 @@
 #define MOST_GROUPS 65536u
 
 static const struct { int code; const char *why; } reasons[] = {
-        { -ENOENT, "there is no such node: is the module vhost_vdpa loaded, and a device there that is bound to it (vdpa dev show)?" },
+        { -ENOENT, "there is no such node: is the module vhost_vdpa loaded, and a device there that is bound to it (vhk vdpa list)?" },
         { -ENODEV, "the node has no device behind it: is the module vhost_vdpa loaded?" },
         { -ENXIO, "the node has no device behind it: is the module vhost_vdpa loaded?" },
         { -EACCES, "no permission to read and write it" },
