@@ -5,6 +5,7 @@
  * Every call is bracketed by enter() and leave(). Callbacks (events, log, trace) run in between, so whatever they call
  * here finds the object busy. Events are told when the carrier is done, in the order: configuration changed, gone.
  */
+#include <sys/stat.h>
 #include <vhostkit/display.h>
 #include <vhostkit/migration.h>
 
@@ -119,6 +120,18 @@ struct vhk_ring_base vhk_frontend_decode_base(uint64_t features, uint32_t num) {
         if (!(features & VHK_BIT(VHK_F_RING_PACKED)))
                 return (struct vhk_ring_base){ .avail = (uint16_t)num, .used = (uint16_t)num };
         return (struct vhk_ring_base){ .avail = num & 0x7fff, .avail_wrap = num >> 15 & 1, .used = num >> 16 & 0x7fff, .used_wrap = num >> 31 };
+}
+
+int vhk_frontend_get_region(struct vhk_frontend *f, const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r, struct stat *ret_st) {
+        struct vhk_region r = { .size = sizeof(r) };
+        int k = vhk_memory_get_region(m, i, &r);
+
+        if (k == 0 && ret_st && fstat(r.fd, ret_st) < 0)
+                k = vhk_errno();
+        if (k < 0)
+                return vhk_frontend_fail(f, k, "frontend.memory", "region %u of the memory cannot be read", i);
+        *ret_r = r;
+        return 0;
 }
 
 int vhk_frontend_find_areas(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s, uint64_t features, vhk_frontend_find_fn find, void *arg,

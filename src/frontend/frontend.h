@@ -137,6 +137,10 @@ typedef int (*vhk_frontend_find_fn)(void *arg, uint64_t gpa, uint64_t len, uint6
 int vhk_frontend_find_areas(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s, uint64_t features, vhk_frontend_find_fn find, void *arg,
                             struct vhk_frontend_areas *ret_a);
 
+struct stat;
+/* Region @i of what is to be lent, and the file behind it (@ret_st may be NULL). 0, or the call's story. */
+int vhk_frontend_get_region(struct vhk_frontend *f, const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r, struct stat *ret_st);
+
 /* ---- again.c ---- */
 
 bool vhk_frontend_is_final(const struct vhk_frontend *f);       /* has it ended for ever? */

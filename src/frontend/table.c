@@ -24,10 +24,10 @@ static int collect(struct vhk_vhost_user *u, const struct vhk_memory *m, struct 
         if (!w)
                 return -ENOMEM;
         for (unsigned i = 0; i < n; i++) {
-                struct vhk_region r = { .size = sizeof(r) };
-                int k = vhk_memory_get_region(m, i, &r);
-                if (k < 0 || fstat(r.fd, &st) < 0)
-                        return vhk_frontend_fail(&u->f, k < 0 ? k : vhk_errno(), "frontend.memory", "region %u of the memory cannot be read", i);
+                struct vhk_region r;
+                int k = vhk_frontend_get_region(&u->f, m, i, &r, &st);
+                if (k < 0)
+                        return k;
                 w[i] = (struct wanted){
                         .r = { .gpa = r.gpa.v, .uva = vhk_vu_has(u, VHK_PF_GPA_ADDRESSES) ? r.gpa.v : (uintptr_t)r.va, .len = r.len, .fd_offset = r.fd_offset, .dev = st.st_dev, .ino = st.st_ino },
                         .fd = r.fd,

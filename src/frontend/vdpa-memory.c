@@ -217,10 +217,10 @@ static int collect(struct vhk_vd *v, const struct vhk_memory *m, struct vhk_vd_m
         if (!w)
                 return -ENOMEM;
         for (unsigned i = 0; i < n; i++) {
-                struct vhk_region r = { .size = sizeof(r) };
-                int k = vhk_memory_get_region(m, i, &r);
-                if (k < 0 || fstat(r.fd, &st) < 0)
-                        return vhk_frontend_fail(&v->f, k < 0 ? k : vhk_errno(), "frontend.memory", "region %u of the memory cannot be read", i);
+                struct vhk_region r;
+                int k = vhk_frontend_get_region(&v->f, m, i, &r, &st);
+                if (k < 0)
+                        return k;
                 snprintf(what, sizeof(what), "region %u of the memory", i);
                 k = check_range(v, r.gpa.v, r.len, what);
                 if (k < 0)

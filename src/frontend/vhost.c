@@ -97,10 +97,10 @@ static int collect(struct vhk_vhost *v, const struct vhk_memory *m, struct vhk_s
         if (!r)
                 return -ENOMEM;
         for (unsigned i = 0; i < n; i++) {
-                struct vhk_region one = { .size = sizeof(one) };
-                int k = vhk_memory_get_region(m, i, &one);
+                struct vhk_region one;
+                int k = vhk_frontend_get_region(&v->f, m, i, &one, NULL);
                 if (k < 0)
-                        return vhk_frontend_fail(&v->f, k, "frontend.memory", "region %u of the memory cannot be read", i);
+                        return k;
                 r[i] = (struct vhk_sys_region){ .gpa = one.gpa.v, .len = one.len, .uva = (uintptr_t)one.va };
         }
         *ret_n = n;

@@ -234,11 +234,7 @@ size_t vhk_gpu_print(bool reply, const struct vhk_hdr *h, const void *payload, u
                 if (kind == VHK_G_DISPLAY_INFO && h->size >= sizeof(struct vhk_g_display_info))
                         add_modes(&o, payload);
         }
-        vhk_line_add(&o, h->size == 1 ? " (%u byte" : " (%u bytes", h->size);
-        if (n_fds)
-                vhk_line_add(&o, n_fds == 1 ? ", %u fd" : ", %u fds", n_fds);
-        else
-                vhk_line_add(&o, ", no fds");
+        vhk_line_add_sizes(&o, h->size, n_fds);
         if (reply && h->flags != VHK_HDR_REPLY)
                 vhk_line_add(&o, ", flags 0x%x", h->flags);
         vhk_line_add(&o, ")");

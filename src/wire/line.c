@@ -41,3 +41,11 @@ void vhk_line_add_fields(struct vhk_line *o, const struct vhk_line_field *f, con
                 vhk_line_add(o, f->format == VHK_LINE_HEX ? " %s 0x%llx" : " %s %llu", name, (unsigned long long)v);
         }
 }
+
+void vhk_line_add_sizes(struct vhk_line *o, uint32_t bytes, unsigned n_fds) {
+        vhk_line_add(o, bytes == 1 ? " (%u byte" : " (%u bytes", bytes);
+        if (n_fds)
+                vhk_line_add(o, n_fds == 1 ? ", %u fd" : ", %u fds", n_fds);
+        else
+                vhk_line_add(o, ", no fds");
+}

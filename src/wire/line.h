@@ -18,5 +18,7 @@ struct vhk_line_field {
 };
 /* Those that lie in the payload's @size bytes; " name value" each. @f ends with VHK_LINE_END. */
 void vhk_line_add_fields(struct vhk_line *o, const struct vhk_line_field *f, const uint8_t *payload, uint32_t size);
+/* " (8 bytes, 1 fd"; the caller closes the bracket, behind what else there is to say. */
+void vhk_line_add_sizes(struct vhk_line *o, uint32_t bytes, unsigned n_fds);
 /* A field of 1, 2, 4 or 8 bytes, of any alignment. */
 uint64_t vhk_line_load(const void *p, unsigned bytes);

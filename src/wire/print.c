@@ -103,11 +103,7 @@ size_t vhk_wire_print(enum vhk_dir dir, const struct vhk_hdr *h, const void *pay
                 bool own = row->reply_rule == VHK_REPLY_ALWAYS || row->reply_rule == VHK_REPLY_LOG_BASE;
                 add_payload(&o, row, !reply ? row->request : own ? row->reply : VHK_P_U64, payload, h->size);
         }
-        vhk_line_add(&o, h->size == 1 ? " (%u byte" : " (%u bytes", h->size);
-        if (n_fds)
-                vhk_line_add(&o, n_fds == 1 ? ", %u fd" : ", %u fds", n_fds);
-        else
-                vhk_line_add(&o, ", no fds");
+        vhk_line_add_sizes(&o, h->size, n_fds);
         if (h->flags & VHK_HDR_NEED_REPLY)
                 vhk_line_add(&o, ", wants a reply");
         if ((h->flags & ~(VHK_HDR_REPLY | VHK_HDR_NEED_REPLY)) != VHK_HDR_VERSION)
