@@ -9,7 +9,6 @@
  * Source: vhost-user, "Starting and stopping rings", "Ring states"; QEMU sends call descriptors before the size, while the
  * ring runs and after it has stopped, and enables rings that it never sets up.
  */
-#include <sys/stat.h>
 
 #include "backend/session.h"
 
@@ -147,15 +146,9 @@ int vhk_on_GET_VRING_BASE_SKIP_DRAIN(struct vhk_backend *b, const struct vhk_p_v
         return stop_and_tell(b, p, c, vhk_inflight_has_ring(b, p->index) ? VHK_STOP_SUSPEND : VHK_STOP_DRAIN, ret_reply);
 }
 
-/* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken: an eventfd (or another
- * nameless inode), a pipe, or a socket (User-Mode Linux makes its "pipes" with socketpair(2)). */
+/* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken: an eventfd, a pipe, or
+ * a socket (User-Mode Linux makes its "pipes" with socketpair(2)). */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r) {
-        struct stat st;
-
-        if (fstat(*fd, &st) < 0)
-                return vhk_errno();
-        if ((st.st_mode & S_IFMT) != 0 && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
-                return -EINVAL;
         return vhk_fdref_new(VHK_STEAL_FD(*fd), ret_r);
 }
 

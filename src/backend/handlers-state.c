@@ -11,7 +11,6 @@
  * Source: vhost-user, "Migrating back-end state", VHOST_USER_SET_DEVICE_STATE_FD, VHOST_USER_CHECK_DEVICE_STATE.
  */
 #include <sys/epoll.h>
-#include <sys/stat.h>
 
 #include "backend/session.h"
 #include "base/fd.h"
@@ -41,7 +40,7 @@ static void save_some(struct vhk_backend *b) {
         struct vhk_state_transfer *t = &b->state_transfer;
 
         while (t->at < t->n) {
-                ssize_t k = vhk_write_fd(t->fd, t->data + t->at, t->n - t->at);
+                ssize_t k = vhk_peer_write(t->fd, t->data + t->at, t->n - t->at);
                 if (k == -EAGAIN)
                         return;
                 if (k < 0) {
@@ -87,11 +86,11 @@ static void load_some(struct vhk_backend *b) {
                         done(b, k);
                         return;
                 }
-                ssize_t n = read(t->fd, t->data + t->at, t->n - t->at);
-                if (n < 0 && (errno == EAGAIN || errno == EINTR))
+                ssize_t n = vhk_peer_read(t->fd, t->data + t->at, t->n - t->at);
+                if (n == -EAGAIN)
                         return;
                 if (n < 0) {
-                        done(b, vhk_errno());
+                        done(b, (int)n);
                         return;
                 }
                 if (n == 0) {
@@ -110,14 +109,11 @@ static void on_state(void *arg, uint32_t events) {
 
 static int begin(struct vhk_backend *b, int *fd) {
         struct vhk_state_transfer *t = &b->state_transfer;
-        struct stat st;
         void *data = NULL;
 
-        if (fstat(*fd, &st) < 0)
-                return vhk_errno();
-        if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
-                return -EINVAL;
-        int k = vhk_fd_set_nonblock(*fd, true);
+        int k = vhk_peer_kind(*fd);
+        if (k == VHK_PEER_EVENTFD || k == VHK_PEER_FILE || k == VHK_PEER_OTHER)
+                k = -EINVAL;
         if (k >= 0 && !t->loads)
                 k = b->ops->save_state(b->dev, &data, &t->n);
         if (k >= 0 && t->n > VHK_STATE_MAX) {

@@ -77,7 +77,7 @@ static void run(struct vhk_vring *v) {
 static void on_kick(void *arg, uint32_t events) {
         struct vhk_vring *v = arg;
 
-        int k = vhk_drain_fd(vhk_fdref_get(v->now->kick));
+        int k = vhk_peer_drain(vhk_fdref_get(v->now->kick));
         if (k > 0) {
                 vhk_store_relaxed(&v->kicks, v->kicks + 1);     /* one writer: the home */
                 v->idle_kicks = 0;

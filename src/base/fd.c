@@ -1,22 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Descriptors. A peer's eventfd is shared with the peer, its O_NONBLOCK flag too: it is set once, on receipt.
- * A peer may also hand us a pipe or a socket; writing to one whose reader has gone raises SIGPIPE, which is blocked for the
- * length of that write and taken off the thread's pending set again.
+ * Descriptors of our own, references to shared ones, and SIGPIPE: writing to a pipe or socket whose reader has gone raises it.
+ * It is blocked for the length of that write and taken off the thread's pending set again.
  */
 #include "base/fd.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <pthread.h>
-#include <sys/stat.h>
 #include <time.h>
 
 struct vhk_fdref {
         unsigned refs;          /* shared (atomic) */
         int fd;
-        bool is_pipe;
         int (*fn)(void *arg);   /* instead of a descriptor, which is -1 */
         void *arg;
 };
@@ -27,16 +23,17 @@ int vhk_fdref_new(int fd, struct vhk_fdref **ret_r) {
                 return 0;
         }
         VHK_AUTOCLOSE int owned = fd;
-        struct stat st;
-        if (fstat(fd, &st) < 0)
-                return vhk_errno();
-        int k = vhk_fd_set_nonblock(fd, true);
+        int k = vhk_peer_kind(fd);
+        if (k == VHK_PEER_FILE || k == VHK_PEER_OTHER)
+                return -EINVAL;
+        if (k >= 0)
+                k = vhk_fd_set_nonblock(fd, true);
         if (k < 0)
                 return k;
         struct vhk_fdref *r = malloc(sizeof(*r));
         if (!r)
                 return -ENOMEM;
-        *r = (struct vhk_fdref){ .refs = 1, .fd = VHK_STEAL_FD(owned), .is_pipe = S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) };
+        *r = (struct vhk_fdref){ .refs = 1, .fd = VHK_STEAL_FD(owned) };
         *ret_r = r;
         return 0;
 }
@@ -68,11 +65,6 @@ int vhk_fdref_get(const struct vhk_fdref *r) {
         return r ? r->fd : -1;
 }
 
-static bool is_ready(int fd, short events) {
-        struct pollfd p = { .fd = fd, .events = events };
-        return poll(&p, 1, 0) > 0;
-}
-
 int vhk_notify_fd(int fd) {
         const uint64_t one = 1;
 
@@ -84,55 +76,45 @@ int vhk_notify_fd(int fd) {
         }
 }
 
-ssize_t vhk_write_fd(int fd, const void *buf, size_t n) {
-        sigset_t sigpipe, pending, old;
-        ssize_t k;
+void vhk_sigpipe_block(struct vhk_sigpipe *guard) {
+        sigset_t sigpipe, pending;
 
         sigemptyset(&sigpipe);
         sigaddset(&sigpipe, SIGPIPE);
         sigpending(&pending);
-        bool was_pending = sigismember(&pending, SIGPIPE) == 1;
-        pthread_sigmask(SIG_BLOCK, &sigpipe, &old);
-        do
-                k = write(fd, buf, n);
-        while (k < 0 && errno == EINTR);
-        if (k < 0)
-                k = vhk_errno();
-        if (k == -EPIPE && !was_pending)
+        guard->was_pending = sigismember(&pending, SIGPIPE) == 1;
+        pthread_sigmask(SIG_BLOCK, &sigpipe, &guard->old);
+}
+
+void vhk_sigpipe_restore(const struct vhk_sigpipe *guard, bool was_raised) {
+        sigset_t sigpipe;
+
+        sigemptyset(&sigpipe);
+        sigaddset(&sigpipe, SIGPIPE);
+        if (was_raised && !guard->was_pending)
                 while (sigtimedwait(&sigpipe, NULL, &(struct timespec){ 0 }) < 0 && errno == EINTR)
                         ;
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-        return k;
+        pthread_sigmask(SIG_SETMASK, &guard->old, NULL);
+}
+
+ssize_t vhk_write_fd(int fd, const void *buf, size_t n) {
+        struct vhk_sigpipe guard;
+        ssize_t ret;
+
+        vhk_sigpipe_block(&guard);
+        do
+                ret = write(fd, buf, n);
+        while (ret < 0 && errno == EINTR);
+        if (ret < 0)
+                ret = vhk_errno();
+        vhk_sigpipe_restore(&guard, ret == -EPIPE);
+        return ret;
 }
 
 int vhk_fdref_notify(struct vhk_fdref *r) {
         if (!r)
                 return 0;
-        if (r->fn)
-                return r->fn(r->arg);
-        if (!r->is_pipe)
-                return vhk_notify_fd(r->fd);
-        ssize_t k = vhk_write_fd(r->fd, &(uint64_t){ 1 }, sizeof(uint64_t));
-        return k < 0 && k != -EAGAIN ? (int)k : 0;
-}
-
-int vhk_drain_fd(int fd) {
-        uint8_t buf[64];
-        int seen = 0;
-
-        while (is_ready(fd, POLLIN)) {
-                ssize_t n = read(fd, buf, sizeof(buf));
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0)
-                        return errno == EAGAIN ? seen : vhk_errno();
-                if (n == 0)
-                        return seen ? seen : -EPIPE;    /* a pipe whose writer has gone */
-                seen = 1;
-                if (n < (ssize_t)sizeof(buf))
-                        break;
-        }
-        return seen;
+        return r->fn ? r->fn(r->arg) : vhk_peer_notify(r->fd);
 }
 
 int vhk_fd_set_nonblock(int fd, bool on) {

@@ -230,7 +230,7 @@ VHK_HOT int vhk_drvq_add_gpa(struct vhk_drvq *q, const struct vhk_drvring_buf *s
 }
 
 VHK_API VHK_HOT int vhk_drvq_kick(struct vhk_drvq *q) {
-        return vhk_drvring_publish(q->ring) ? vhk_notify_fd(q->kick_fd) : 0;
+        return vhk_drvring_publish(q->ring) ? vhk_peer_notify(q->kick_fd) : 0;
 }
 
 VHK_API VHK_HOT int vhk_drvq_reap(struct vhk_drvq *q, struct vhk_done *ret_done, unsigned n) {

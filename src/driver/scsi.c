@@ -147,7 +147,7 @@ VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uns
 
         if (k < 0)
                 return k;
-        vhk_drain_fd(vhk_drvq_get_fd(s->q[COMMANDS]));
+        vhk_peer_drain(vhk_drvq_get_fd(s->q[COMMANDS]));
         do {
                 while (done < n && (k = vhk_drvq_reap(s->q[COMMANDS], &d, 1)) == 1) {
                         struct slot *slot = d.cookie;
@@ -160,7 +160,7 @@ VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uns
                         return k;
         } while (done < n && vhk_drvq_arm(s->q[COMMANDS]));
         if (done == n && vhk_drvq_arm(s->q[COMMANDS]))
-                vhk_notify_fd(vhk_drvq_get_fd(s->q[COMMANDS]));         /* there is more */
+                vhk_peer_notify(vhk_drvq_get_fd(s->q[COMMANDS]));         /* there is more */
         return (int)done;
 }
 

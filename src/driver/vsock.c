@@ -407,7 +407,7 @@ static int receive_events(struct vhk_vsock *v) {
 static void drain_bells(struct vhk_vsock *v) {
         for (unsigned i = 0; i < N_RINGS; i++)
                 if (v->q[i])
-                        vhk_drain_fd(vhk_drvq_get_fd(v->q[i]));
+                        vhk_peer_drain(vhk_drvq_get_fd(v->q[i]));
 }
 
 /* Is there something already? */
@@ -456,7 +456,7 @@ VHK_API int vhk_vsock_dispatch(struct vhk_vsock *v) {
                 n += k;
         } while (arm(v) && n < (int)AT_ONCE);
         if (n >= (int)AT_ONCE)          /* come back */
-                vhk_notify_fd(vhk_drvq_get_fd(v->q[RX]));
+                vhk_peer_notify(vhk_drvq_get_fd(v->q[RX]));
         return n;
 }
 

@@ -44,7 +44,7 @@ int vhk_drvwait_get_fd(struct vhk_drvwait *w) {
         if (!w->wants_fd) {
                 w->wants_fd = true;
                 if (vhk_drvq_arm(w->ring))
-                        vhk_notify_fd(vhk_drvq_get_fd(w->ring));
+                        vhk_peer_notify(vhk_drvq_get_fd(w->ring));
         }
         return w->epoll_fd;
 }
@@ -61,13 +61,13 @@ int vhk_drvwait_reap_and_arm(struct vhk_drvwait *w, void *ret, unsigned n) {
                 got += k;
                 if ((unsigned)got == n)
                         break;
-                vhk_drain_fd(fd);
+                vhk_peer_drain(fd);
                 drained = true;
                 if (!vhk_drvq_arm(w->ring))
                         return got ? got : vhk_drvdev_look_after(w->d);
         }
         if (drained)
-                vhk_notify_fd(fd);      /* there may be more */
+                vhk_peer_notify(fd);    /* there may be more */
         return got;
 }
 
@@ -108,7 +108,7 @@ static int wait_sleeping(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t 
                 if (poll(p, 2, more ? 0 : (int)ms) < 0 && errno != EINTR)
                         return vhk_errno();
                 if (p[0].revents)
-                        vhk_drain_fd(p[0].fd);
+                        vhk_peer_drain(p[0].fd);
                 k = p[1].revents ? vhk_drvdev_look_after(w->d) : 0;
                 int got = w->ready(w->q, ret, 0, n);
                 if (got != 0 || k < 0)

@@ -152,7 +152,7 @@ static uint64_t now_ns(void) {
         return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Our end of the way that the state takes, non-blocking. */
+/* Our end of the way that the state takes. */
 static int open_way(struct vhk_vhost_user *u, enum vhk_state_direction direction, int *ret_fd) {
         struct vhk_p_device_state p = { .direction = direction };
         union vhk_p_any reply;
@@ -172,10 +172,14 @@ static int open_way(struct vhk_vhost_user *u, enum vhk_state_direction direction
                 vhk_close(&ours);
                 ours = VHK_STEAL_FD(offered);
         }
-        k = vhk_fd_set_nonblock(ours, true);
-        if (k >= 0)
-                *ret_fd = VHK_STEAL_FD(ours);
-        return k < 0 ? k : 0;
+        k = vhk_peer_kind(ours);
+        if (k < 0)
+                return k;
+        if (k != VHK_PEER_PIPE && k != VHK_PEER_SOCKET)
+                return vhk_frontend_fail(&u->f, -EPROTO, "frontend.state", "the back-end on %s: the descriptor for device state "
+                                         "must be a pipe or a socket", u->name);
+        *ret_fd = VHK_STEAL_FD(ours);
+        return 0;
 }
 
 static int wait_for_way(struct vhk_vhost_user *u, int fd, short events, uint64_t deadline) {
@@ -186,13 +190,6 @@ static int wait_for_way(struct vhk_vhost_user *u, int fd, short events, uint64_t
                 return vhk_frontend_fail(&u->f, -ETIMEDOUT, "frontend.time-limit", "device state of the back-end on %s did not come through in time", u->name);
         poll(p, 2, (int)VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)1000));
         return vhk_vu_serve(u);
-}
-
-/* Reads into @in, or writes from @out: bytes moved, 0 at the end, -EAGAIN not now. */
-static ssize_t move_some(int fd, void *in, const void *out, size_t n) {
-        ssize_t k = in ? read(fd, in, n) : vhk_write_fd(fd, out, n);
-
-        return k < 0 && in ? (errno == EINTR ? -EAGAIN : vhk_errno()) : k;
 }
 
 static int check_state(struct vhk_vhost_user *u) {
@@ -222,7 +219,7 @@ static int read_all(struct vhk_vhost_user *u, int fd, size_t max, uint8_t **data
                                 return -ENOMEM;
                         *data = p;
                 }
-                ssize_t k = move_some(fd, *data + n, NULL, room - n);
+                ssize_t k = vhk_peer_read(fd, *data + n, room - n);
                 if (k == 0)
                         break;
                 if (k > 0 && (n += (size_t)k) > max)
@@ -266,7 +263,7 @@ int vhk_vu_load_state(struct vhk_frontend *f, const void *data, size_t n) {
         if (k < 0)
                 return k;
         while (at < n) {
-                ssize_t w = move_some(fd, NULL, (const uint8_t *)data + at, n - at);
+                ssize_t w = vhk_peer_write(fd, (const uint8_t *)data + at, n - at);
                 if (w == -EPIPE)                /* it has read enough: what it thinks of it comes below */
                         break;
                 if (w < 0 && w != -EAGAIN)

@@ -120,7 +120,7 @@ static int replay_rings(struct vhk_vhost_user *u) {
                 if (k < 0)
                         return k;
                 if (s.kick_fd >= 0)
-                        vhk_notify_fd(s.kick_fd);
+                        vhk_peer_notify(s.kick_fd);
         }
         return 0;
 }

@@ -37,7 +37,7 @@ static bool runs(const struct vhk_vd *v) {
 /* A kick before DRIVER_OK may be lost: what was made available until then is looked for. */
 static void kick(const struct vhk_vd *v, unsigned i) {
         if (v->rings[i].kick_fd >= 0 && runs(v))
-                vhk_notify_fd(v->rings[i].kick_fd);
+                vhk_peer_notify(v->rings[i].kick_fd);
 }
 
 static void forget_ring(struct vhk_vd *v, unsigned i) {

@@ -154,7 +154,7 @@ static int set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
 
 void vhk_vhost_kick(struct vhk_vhost *v, unsigned i) {
         if (v->rings[i].started && v->rings[i].kick_fd >= 0)
-                vhk_notify_fd(v->rings[i].kick_fd);
+                vhk_peer_notify(v->rings[i].kick_fd);
 }
 
 int vhk_vhost_begin(struct vhk_vhost *v, int (*begin)(struct vhk_vhost *v)) {

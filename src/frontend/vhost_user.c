@@ -210,7 +210,7 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         if (k == 0)
                 u->rings[i] = (struct vhk_vu_ring){ .setup = *s, .addr = addr, .wanted = true };
         if (k == 0 && s->kick_fd >= 0)
-                vhk_notify_fd(s->kick_fd);
+                vhk_peer_notify(s->kick_fd);
         return k;
 }
 
