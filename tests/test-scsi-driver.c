@@ -25,6 +25,7 @@ static const struct row {
 };
 
 static unsigned n_wrong;                /* atomic: requests that are not as they should be */
+static unsigned n_answered;             /* atomic: results that the driver can see */
 static struct vhk_req *held[64];        /* the device's thread alone */
 static unsigned n_held;
 static bool hold;                       /* set before the device runs */
@@ -56,17 +57,21 @@ static void answer(struct vhk_queue *q, struct vhk_req *r) {
 
 static void device_run(void *arg, struct vhk_queue *q) {
         struct vhk_req *r;
+        unsigned n = 0;
 
         while (vhk_queue_get_index(q) == 2 && vhk_queue_pop(q, &r, 1) == 1) {
                 if (hold && n_held < 63)
                         held[n_held++] = r;
-                else
+                else {
                         answer(q, r);
+                        n++;
+                }
         }
         while (hold && n_held == 63)                    /* the last comes first */
-                while (n_held)
+                for (; n_held; n++)
                         answer(q, held[--n_held]);
         vhk_queue_flush(q);
+        __atomic_fetch_add(&n_answered, n, __ATOMIC_RELEASE);
 }
 
 static const struct vhk_device_ops ops = {
@@ -80,7 +85,7 @@ static void begin(uint16_t queue_size) {
         struct vhk_scsi_options o = { .size = sizeof(o), .queue_size = queue_size };
         struct vhk_error e;
 
-        n_wrong = n_held = 0;
+        n_wrong = n_answered = n_held = 0;
         CHECK_MSG(pair_open(&ends, &(struct pair_options){ .ops = &ops }) == 0, "%s", ends.error.text);
         ends.f = vhk_frontend_close(ends.f);    /* the driver has one of its own */
         o.wwpn = "naa.1";
@@ -168,6 +173,31 @@ TEST(commands_end_in_any_order) {
                 if (!k)
                         CHECK(poll(&p, 1, 10000) > 0);
         }
+        end();
+}
+
+TEST(finished_commands_are_reaped_before_the_end_is_reported) {
+        uint8_t cdb[6] = { 0 };
+        struct vhk_scsi_command c = command(cdb);
+        struct vhk_scsi_result r;
+
+        begin(0);
+        struct pollfd front = { .fd = vhk_frontend_get_fd(vhk_scsi_get_frontend(s)), .events = POLLIN };
+        struct pollfd p = { .fd = vhk_scsi_get_fd(s), .events = POLLIN };
+        for (uintptr_t i = 0; i < 2; i++)
+                CHECK_OK(vhk_scsi_submit(s, &c, (void *)i));
+        for (int i = 0; i < 20000 && __atomic_load_n(&n_answered, __ATOMIC_ACQUIRE) < 2; i++)
+                usleep(1000);
+        CHECK_OK(vhk_backend_stop(ends.b, VHK_STOP_DRAIN, 0));
+        CHECK_EQ(poll(&front, 1, 20000), 1);
+        for (uintptr_t i = 0; i < 2; i++) {
+                CHECK_EQ(vhk_scsi_reap(s, &r, 1), 1);
+                CHECK_EQ((uintptr_t)r.cookie, i);
+                CHECK_EQ(r.error, 0);
+                CHECK_EQ(poll(&p, 1, 0), 1);            /* there is more: the end at least */
+        }
+        CHECK_EQ(vhk_scsi_reap(s, &r, 1), -EPIPE);
+        CHECK_EQ(vhk_scsi_submit(s, &c, NULL), -EPIPE);
         end();
 }
 

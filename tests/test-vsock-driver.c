@@ -31,12 +31,13 @@ struct packet {
         uint32_t len, used;             /* len: of the payload, PAYLOAD at most is there; used: what the ring says */
         uint32_t flags, fwd_cnt;
         bool no_credit, other_cid, other_port, event;
+        uint32_t cid;                   /* guest_cid from then on */
 };
 
 enum {
         SHORT_PACKET = 1, LENGTH_BEYOND_PACKET, REFUSES, UNKNOWN_OP, TWO_RESPONSES, DATA_BEFORE_RESPONSE, TOO_MUCH_DATA, DATA_AFTER_SHUTDOWN,
         SHUTDOWN_BEHIND_DATA, NO_CREDIT, NONSENSE_CREDIT, WRONG_ADDRESS, WRONG_TYPE, STRANGERS, ASKS_FOR_CREDIT, TRANSPORT_RESET, CALLS_IN_CROWDS,
-        RESET_BEHIND_DATA, N_ROWS,
+        RESET_BEHIND_DATA, DATA, NEW_CID, N_ROWS,
 };
 static const struct packet rows[N_ROWS][5] = {
         [SHORT_PACKET] = { { RESPONSE, .used = 43 } },
@@ -57,6 +58,8 @@ static const struct packet rows[N_ROWS][5] = {
         [TRANSPORT_RESET] = { { .event = true } },
         [CALLS_IN_CROWDS] = { { REQUEST, .other_port = true, .times = 300 }, { RESPONSE } },
         [RESET_BEHIND_DATA] = { { RESPONSE }, { RW, .len = 100 }, { RST } },
+        [DATA] = { { RESPONSE }, { RW, .len = 100 } },
+        [NEW_CID] = { { .event = true, .cid = 77 } },
 };
 
 /* ---- the device: all on the control thread ---- */
@@ -69,6 +72,9 @@ static struct {
         unsigned seen[8];               /* atomic: by operation */
         uint32_t room;                  /* of the last credit update, atomic */
         uint64_t n_bytes;               /* atomic */
+        unsigned n_rows_done;           /* atomic */
+        uint32_t cid;
+        bool is_deaf;                   /* what the driver sends after its request stays in the ring; set before the device runs */
 } device;
 
 static int say(struct vhk_req *r, const struct packet *p) {
@@ -100,6 +106,7 @@ static void go_on(void) {
                                 return;
                         continue;
                 }
+                device.cid = p->cid ? p->cid : device.cid;
                 vhk_queue_push(q, r, p->event ? 4 : (uint32_t)say(r, p));
                 vhk_queue_flush(q);
                 if (++device.done >= VHK_MAX((unsigned)p->times, 1u)) {
@@ -107,6 +114,8 @@ static void go_on(void) {
                         device.at++;
                 }
         }
+        if (device.row)
+                __atomic_fetch_add(&device.n_rows_done, 1, __ATOMIC_RELEASE);
         device.row = NULL;
 }
 
@@ -129,7 +138,7 @@ static void heard(struct vhk_req *r) {
 static void device_run(void *arg, struct vhk_queue *q) {
         struct vhk_req *r;
 
-        while (vhk_queue_get_index(q) == 1 && vhk_queue_pop(q, &r, 1) == 1) {
+        while (vhk_queue_get_index(q) == 1 && !(device.is_deaf && device.row) && vhk_queue_pop(q, &r, 1) == 1) {
                 heard(r);
                 vhk_queue_push(q, r, 0);
                 vhk_queue_flush(q);
@@ -148,7 +157,7 @@ static void queue_stopped(void *arg, struct vhk_queue *q) {
 }
 
 static int get_config(void *arg, uint32_t off, void *buf, uint32_t n) {
-        uint64_t cid = htole64(CID);
+        uint64_t cid = htole64(device.cid);
 
         memcpy(buf, (uint8_t *)&cid + off, n);
         return 0;
@@ -169,10 +178,14 @@ static struct pair ends;
 static struct vhk_vsock *v;
 static struct vhk_vsock_options options;
 
+static bool is_deaf;
+
 static void begin(void) {
         struct vhk_error e;
 
         memset(&device, 0, sizeof(device));
+        device.cid = CID;
+        device.is_deaf = is_deaf;
         CHECK_MSG(pair_open(&ends, &(struct pair_options){ .ops = &ops }) == 0, "%s", ends.error.text);
         ends.f = vhk_frontend_close(ends.f);    /* the driver has one of its own */
         options.size = sizeof(options);
@@ -187,6 +200,7 @@ static void end(void) {
         v = vhk_vsock_close(v);
         pair_close(&ends);
         options = (struct vhk_vsock_options){ 0 };
+        is_deaf = false;
 }
 
 static uint64_t now_ms(void) {
@@ -361,6 +375,60 @@ TEST(callers_in_crowds) {
         }
         CHECK_EQ(n, 128);
         UNTIL(seen(SHUTDOWN) == 128);
+        vhk_vsock_stream_free(s);
+        end();
+}
+
+TEST(dispatch_returns_while_nothing_can_be_received) {
+        struct pollfd p;
+        unsigned n = 0;
+
+        is_deaf = true;                 /* resets for strangers find no slot, and then no place to wait */
+        begin();
+        struct vhk_vsock_stream *s = call_row(STRANGERS);
+        for (uint64_t limit = now_ms() + 20000; n < 64 && now_ms() < limit;) {
+                int k = dispatch(20);
+                CHECK_OK(k);
+                n += (unsigned)k;
+        }
+        CHECK(n >= 64);
+        p = (struct pollfd){ .fd = vhk_vsock_get_fd(v), .events = POLLIN };
+        for (int i = 0; i < 100 && poll(&p, 1, 100) > 0; i++)
+                CHECK_OK(vhk_vsock_dispatch(v));
+        CHECK_EQ(poll(&p, 1, 0), 0);    /* and the caller's loop sleeps */
+        vhk_vsock_stream_free(s);
+        end();
+}
+
+TEST(transport_reset_reads_the_cid_again) {
+        uint8_t byte;
+
+        begin();
+        struct vhk_vsock_stream *s = call_row(NEW_CID);
+        UNTIL(vhk_vsock_get_cid(v) == 77);
+        CHECK_EQ(vhk_vsock_stream_recv(s, &byte, 1), -ECONNREFUSED);
+        vhk_vsock_stream_free(s);
+        end();
+}
+
+TEST(what_the_device_sent_last_is_received_before_its_end_is_reported) {
+        uint8_t buf[200];
+        int k = 0;
+
+        begin();
+        struct vhk_vsock_stream *s = call_row(DATA), *other;
+        struct pollfd p = { .fd = vhk_frontend_get_fd(vhk_vsock_get_frontend(v)), .events = POLLIN };
+        for (uint64_t limit = now_ms() + 20000; !__atomic_load_n(&device.n_rows_done, __ATOMIC_ACQUIRE) && now_ms() < limit;)
+                usleep(1000);
+        CHECK_OK(vhk_backend_stop(ends.b, VHK_STOP_DRAIN, 0));
+        CHECK_EQ(poll(&p, 1, 20000), 1);
+        for (uint64_t limit = now_ms() + 20000; k >= 0 && now_ms() < limit;)
+                k = dispatch(20000);
+        CHECK_EQ(k, -EPIPE);
+        CHECK_EQ(vhk_vsock_stream_send(s, buf, 1), -EPIPE);
+        CHECK_EQ(vhk_vsock_connect(v, VHK_VSOCK_HOST, DATA, &other), -EPIPE);
+        CHECK_EQ(vhk_vsock_stream_recv(s, buf, sizeof(buf)), 100);
+        CHECK_EQ(vhk_vsock_stream_recv(s, buf, sizeof(buf)), -EPIPE);
         vhk_vsock_stream_free(s);
         end();
 }

@@ -89,7 +89,7 @@ struct vhk_scsi_result {
 
 /** vhk_scsi_submit() - begin a command; -EAGAIN: too many at a time; -EFAULT: data not of vhk_scsi_alloc(); -EINVAL; -EPIPE: the device has gone */
 int vhk_scsi_submit(struct vhk_scsi *s, const struct vhk_scsi_command *c, void *cookie);
-/** vhk_scsi_reap() - commands that are done, at most @n; 0: none yet; -EPIPE: the device has gone, or broke the rules of its ring */
+/** vhk_scsi_reap() - commands that are done, at most @n; 0: none yet; -EPIPE, when none is left: the device has gone, or broke the rules of its ring */
 int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n);
 /** vhk_scsi_get_fd() - readable when there may be something to reap */
 int vhk_scsi_get_fd(const struct vhk_scsi *s);

@@ -46,10 +46,17 @@ int vhk_vsock_open(const char *spec, const struct vhk_vsock_options *o, struct v
 /** vhk_vsock_close() - streams and all, without a word to the peers; NULL is legal */
 struct vhk_vsock *vhk_vsock_close(struct vhk_vsock *v);
 struct vhk_frontend *vhk_vsock_get_frontend(struct vhk_vsock *v);       /* stays the device's */
+/** vhk_vsock_get_cid() - our address; another one after a transport reset, perhaps */
 uint64_t vhk_vsock_get_cid(const struct vhk_vsock *v);
 /** vhk_vsock_get_fd() - readable when there is something for vhk_vsock_dispatch() */
 int vhk_vsock_get_fd(const struct vhk_vsock *v);
-/** vhk_vsock_dispatch() - packets that are there, and answers that are due. Their number; -EPIPE: the device broke the rules, or has gone */
+/**
+ * vhk_vsock_dispatch() - receive the packets that are in the ring, and send replies that are due
+ *
+ * Does a bounded amount of work. Never waits, but for guest_cid after a transport reset (virtio 1.3, 5.10.6.7), at most the front-end's limit_ns.
+ * Return: number of packets and events; -EPIPE: the device broke the rules of its rings, or has gone, and everything that it had sent was
+ * received. Streams give what they have received, and then -EPIPE.
+ */
 int vhk_vsock_dispatch(struct vhk_vsock *v);
 
 /** vhk_vsock_listen() - peers may connect to @port; up to 128 of them wait. -EADDRINUSE */

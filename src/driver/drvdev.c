@@ -113,6 +113,15 @@ int vhk_drvdev_look_after(struct vhk_drvdev *d) {
         return vhk_load_relaxed(&d->gone) ? -EPIPE : 0;
 }
 
+int vhk_drvdev_read_config(struct vhk_drvdev *d) {
+        if (pthread_mutex_lock(&d->lock))       /* from inside a callback */
+                return -EDEADLK;
+        d->config_stale = true;
+        int ret = d->refresh(d);
+        pthread_mutex_unlock(&d->lock);
+        return ret;
+}
+
 /* ---- opening ---- */
 
 int vhk_drvdev_story(struct vhk_drvdev *d, int k, struct vhk_error *ret_e) {

@@ -63,6 +63,8 @@ int vhk_drvdev_story(struct vhk_drvdev *d, int k, struct vhk_error *ret_e);
 uint16_t vhk_drvdev_queue_size(struct vhk_drvdev *d, uint16_t usual, uint16_t least);
 /* Serves the front-end: 0, or -EPIPE: the connection is lost. */
 int vhk_drvdev_look_after(struct vhk_drvdev *d);
+/* Reads the configuration space again, though no change of it was reported. */
+int vhk_drvdev_read_config(struct vhk_drvdev *d);
 
 static inline bool vhk_drvdev_has(const struct vhk_drvdev *d, unsigned bit) {
         return d->features & VHK_BIT(bit);

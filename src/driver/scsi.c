@@ -139,29 +139,40 @@ static void tell(const struct answer *a, const struct pending *p, struct vhk_scs
         ret_r->error = sense_len > VHK_SCSI_SENSE || ret_r->residual > p->n_bytes ? -EPROTO : error_of(a->response, a->status);
 }
 
-VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
+/* At most @n results that are in the ring; those before a fault of the device come first. Number, or -EPIPE */
+static int take_results(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
         struct vhk_done d;
         struct answer a;
         unsigned done = 0;
-        int k = vhk_drvdev_look_after(&s->d);
+        int k = 0;
 
-        if (k < 0)
-                return k;
-        vhk_peer_drain(vhk_drvq_get_fd(s->q[COMMANDS]));
+        while (done < n && (k = vhk_drvq_reap(s->q[COMMANDS], &d, 1)) == 1) {
+                struct slot *slot = d.cookie;
+                uint16_t i = (uint16_t)(slot - s->slots);
+                memcpy(&a, &slot->answer, sizeof(a));
+                tell(&a, &s->pending[i], &ret_r[done++]);
+                s->free[s->n_free++] = i;
+        }
+        return k < 0 && !done ? k : (int)done;
+}
+
+VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
+        int gone = vhk_drvdev_look_after(&s->d), fd = vhk_drvq_get_fd(s->q[COMMANDS]), done = 0, k;
+        bool more;
+
+        vhk_peer_drain(fd);
         do {
-                while (done < n && (k = vhk_drvq_reap(s->q[COMMANDS], &d, 1)) == 1) {
-                        struct slot *slot = d.cookie;
-                        uint16_t i = (uint16_t)(slot - s->slots);
-                        memcpy(&a, &slot->answer, sizeof(a));
-                        tell(&a, &s->pending[i], &ret_r[done++]);
-                        s->free[s->n_free++] = i;
-                }
+                k = take_results(s, ret_r + done, n - (unsigned)done);
                 if (k < 0)
-                        return k;
-        } while (done < n && vhk_drvq_arm(s->q[COMMANDS]));
-        if (done == n && vhk_drvq_arm(s->q[COMMANDS]))
-                vhk_peer_notify(vhk_drvq_get_fd(s->q[COMMANDS]));         /* there is more */
-        return (int)done;
+                        break;
+                done += k;
+                more = vhk_drvq_arm(s->q[COMMANDS]);
+        } while (more && (unsigned)done < n);
+        if (k < 0 && !done)
+                return k;
+        if (k < 0 || more || (done && gone < 0))
+                vhk_peer_notify(fd);                      /* there is more: results, or the end */
+        return done ? done : gone;
 }
 
 static uint64_t now_ns(void) {

@@ -258,8 +258,12 @@ static void break_off(struct vhk_vsock_stream *s) {
         owe(s, OWE_RST);
 }
 
+static bool is_gone(const struct vhk_vsock *v) {
+        return vhk_load_relaxed(&v->d.gone);
+}
+
 static void refuse(struct vhk_vsock *v, const struct header *h) {
-        if (vhk_le16_get(h->op) != OP_RST)              /* never answered, or two of us would talk for ever */
+        if (vhk_le16_get(h->op) != OP_RST && !is_gone(v))       /* a reset is never answered, or two drivers would do it for ever */
                 v->orphans[v->n_orphans++] = (struct orphan){ vhk_le64_get(h->src_cid), vhk_le32_get(h->src_port), vhk_le32_get(h->dst_port) };
 }
 
@@ -363,12 +367,17 @@ static int break_rules(struct vhk_vsock *v) {
         return -EPIPE;
 }
 
-/* Number of packets; while answers have no place to wait, none. */
-static int receive(struct vhk_vsock *v) {
+/* Is there room for one more answer? Without it nothing is received: the transmit ring's completions make room. */
+static bool can_receive(const struct vhk_vsock *v) {
+        return v->n_orphans < ORPHANS || is_gone(v);
+}
+
+/* Number of packets, at most @budget. */
+static int receive(struct vhk_vsock *v, int budget) {
         struct vhk_done d;
         int n = 0, k = 0;
 
-        while (n < (int)AT_ONCE && v->n_orphans < ORPHANS && (k = vhk_drvq_reap(v->q[RX], &d, 1)) == 1) {
+        while (n < budget && can_receive(v) && (k = vhk_drvq_reap(v->q[RX], &d, 1)) == 1) {
                 uint8_t *p = d.cookie;
                 struct header h;
 
@@ -386,22 +395,30 @@ static int receive(struct vhk_vsock *v) {
         return k < 0 ? k : n;
 }
 
-/* The only event there is: the guest has moved, and no stream lives any more. */
-static int receive_events(struct vhk_vsock *v) {
-        struct vhk_done d;
-        int k = 0;
+/* VIRTIO_VSOCK_EVENT_TRANSPORT_RESET: all streams have ended, and guest_cid may be another (virtio 1.3, 5.10.6.7). */
+static void on_transport_reset(struct vhk_vsock *v) {
+        for (unsigned i = 0; i < BUCKETS; i++)
+                for (struct vhk_vsock_stream *s = v->buckets[i]; s; s = s->next) {
+                        reset(s);
+                        s->owes = 0;
+                }
+        (void)vhk_drvdev_read_config(&v->d);    /* a connection that ends with it is reported by the next dispatch */
+}
 
-        while (v->q[EV] && (k = vhk_drvq_reap(v->q[EV], &d, 1)) == 1) {
-                for (unsigned i = 0; i < BUCKETS; i++)
-                        for (struct vhk_vsock_stream *s = v->buckets[i]; s; s = s->next) {
-                                reset(s);
-                                s->owes = 0;
-                        }
+/* Number of events, at most @budget; TRANSPORT_RESET is the only kind that there is. */
+static int receive_events(struct vhk_vsock *v, int budget) {
+        struct vhk_done d;
+        int n = 0, k = 0;
+
+        while (v->q[EV] && n < budget && (k = vhk_drvq_reap(v->q[EV], &d, 1)) == 1) {
+                n++;
                 k = vhk_drvq_add(v->q[EV], &(struct iovec){ d.cookie, 4 }, 0, 1, d.cookie);
                 if (k < 0)
                         return k;
         }
-        return k;
+        if (n)
+                on_transport_reset(v);
+        return k < 0 ? k : n;
 }
 
 static void drain_bells(struct vhk_vsock *v) {
@@ -410,13 +427,13 @@ static void drain_bells(struct vhk_vsock *v) {
                         vhk_peer_drain(vhk_drvq_get_fd(v->q[i]));
 }
 
-/* Is there something already? */
+/* Ask for notifications. Is there something already that can be taken? */
 static bool arm(struct vhk_vsock *v) {
-        int there = 0;
+        bool there = false;
 
         for (unsigned i = 0; i < N_RINGS; i++)
-                if (v->q[i])
-                        there |= vhk_drvq_arm(v->q[i]);
+                if (v->q[i] && vhk_drvq_arm(v->q[i]))
+                        there |= i != RX || can_receive(v);
         return there;
 }
 
@@ -429,34 +446,43 @@ static int kick(struct vhk_vsock *v) {
         return k;
 }
 
-static int look(struct vhk_vsock *v) {
-        int k = reap_sent(v), n;
+/* One look at each ring. Number of events and packets, at most @budget. */
+static int look(struct vhk_vsock *v, int budget) {
+        int k = reap_sent(v), n_events, n;
 
-        if (k == 0)
-                k = receive_events(v);
-        n = k < 0 ? k : receive(v);
+        n_events = k < 0 ? k : receive_events(v, budget);
+        n = n_events < 0 ? n_events : receive(v, budget - n_events);
         k = n < 0 ? n : pay_all(v);
         if (k == -EAGAIN)
                 k = 0;
         if (k == 0)
                 k = kick(v);
-        return k < 0 ? k : n;
+        return k < 0 ? k : n_events + n;
+}
+
+/* Each turn takes something from a ring, or it is the last one. */
+static int move(struct vhk_vsock *v) {
+        int n = 0;
+
+        drain_bells(v);
+        do {
+                int k = look(v, (int)AT_ONCE - n);
+                if (k < 0)
+                        return k;
+                n += k;
+        } while (arm(v) && n < (int)AT_ONCE);
+        if (n >= (int)AT_ONCE || (n && is_gone(v)))
+                vhk_peer_notify(vhk_drvq_get_fd(v->q[RX]));       /* the caller is to come back */
+        return n;
 }
 
 VHK_API int vhk_vsock_dispatch(struct vhk_vsock *v) {
-        int n = 0, k;
-
-        if (v->broken || vhk_drvdev_look_after(&v->d) < 0)
+        if (v->broken)
                 return -EPIPE;
-        drain_bells(v);
-        do {
-                k = look(v);
-                if (k < 0)
-                        return k == -EPIPE ? break_rules(v) : k;
-                n += k;
-        } while (arm(v) && n < (int)AT_ONCE);
-        if (n >= (int)AT_ONCE)          /* come back */
-                vhk_peer_notify(vhk_drvq_get_fd(v->q[RX]));
+        int gone = vhk_drvdev_look_after(&v->d), n = move(v);
+
+        if (n == -EPIPE || (n == 0 && gone < 0))
+                return break_rules(v);
         return n;
 }
 
@@ -484,7 +510,7 @@ VHK_API int vhk_vsock_stream_send(struct vhk_vsock_stream *s, const void *buf, s
                 return -EAGAIN;
         if (s->state == REFUSED)
                 return -ECONNREFUSED;
-        if (v->broken || s->state == RESET || (s->our_shut & SHUT_SEND) || (s->peer_shut & SHUT_RECEIVE))
+        if (v->broken || is_gone(v) || s->state == RESET || (s->our_shut & SHUT_SEND) || (s->peer_shut & SHUT_RECEIVE))
                 return -EPIPE;
         n = VHK_MIN(n, (size_t)INT32_MAX);
         k = reap_sent(v);
@@ -601,6 +627,8 @@ VHK_API int vhk_vsock_accept(struct vhk_vsock *v, uint32_t port, struct vhk_vsoc
 VHK_API int vhk_vsock_connect(struct vhk_vsock *v, uint64_t cid, uint32_t port, struct vhk_vsock_stream **ret_s) {
         struct vhk_vsock_stream *s;
 
+        if (v->broken || is_gone(v))
+                return -EPIPE;
         for (uint32_t tries = 0; tries <= v->max_streams && (find(v, cid, port, v->next_port) || find_listener(v, v->next_port)); tries++)
                 v->next_port = v->next_port == UINT32_MAX - 1 ? FIRST_PORT : v->next_port + 1;
         if (find(v, cid, port, v->next_port))
