@@ -156,6 +156,8 @@ TEST(set_vring_kick_without_a_descriptor) {
         ring_without(&r, 0);
         CHECK_EQ(fe_ask_fd(&r, VHK_FE_SET_VRING_CALL, 0, -1), 0);
         CHECK_EQ(fe_ask_fd(&r, VHK_FE_SET_VRING_KICK, 0, -1), 0);
+        expect_call(&r, VHK_BE_VRING_CALL, 0);                          /* every start signals once */
+        acknowledge(VHK_BE_VRING_CALL, 0);
         ring_add(&r, 0);
         for (unsigned i = 0; i < 5; i++)        /* without in-band notifications it would be polled every millisecond */
                 turn(&r, 1);
@@ -242,6 +244,8 @@ TEST(an_error_is_told) {
         open_channel(&r);
         ring_without(&r, 3);
         CHECK_EQ(fe_ask_ring(&r, VHK_FE_VRING_KICK, 3, 0), 0);
+        expect_call(&r, VHK_BE_VRING_CALL, 3);
+        acknowledge(VHK_BE_VRING_CALL, 0);
         *(volatile uint16_t *)(r.rings[3].area + 0x1002) = 1000;        /* more than the ring has */
         CHECK_EQ(fe_ask_ring(&r, VHK_FE_VRING_KICK, 3, 0), 0);
         expect_call(&r, VHK_BE_VRING_ERR, 3);

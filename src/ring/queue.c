@@ -168,7 +168,10 @@ static int open_areas(struct vhk_queue *q) {
 
         q->opened = true;
         q->used_idx = q->used_published = given >= 0 ? (uint16_t)given : vhk_le16_get((vhk_le16){ vhk_load_relaxed(&q->used->idx.v) });
-        if (q->used_idx)        /* a ring that ran before: whoever served it may have died between publishing and notifying */
+        /* Whoever served the ring before may have died between publishing and notifying. And libvhost-user signals each call
+         * descriptor at the start, so front-ends wait for it (QEMU's vhost-user-blk-test); a notification that is
+         * an ioctl instead (VDUSE) is not made without need. */
+        if (q->used_idx || vhk_fdref_get(q->call) >= 0)
                 notify(q);
         return open_record(q);
 }

@@ -134,6 +134,7 @@ static inline void rig_open(struct rig *g, const struct rig_options *o) {
         rig_points(g);
         g->avail->idx = vhk_le16_of(o->avail);
         CHECK_OK(vhk_queue_start(g->q, g->config, o->avail, o->used));
+        CHECK_EQ(vhk_drain_fd(g->call), 1);                     /* a ring that starts signals once */
 }
 
 static inline void rig_close(struct rig *g) {
