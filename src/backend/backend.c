@@ -246,6 +246,9 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
         if (ops->config_len > VHK_MAX_CONFIG)
                 return vhk_error_set(ret_e, -EINVAL, "backend.config", "%u bytes of configuration space; at most %u go over the wire",
                                      ops->config_len, VHK_MAX_CONFIG);
+        if (ops->config_len && !ops->get_config)
+                return vhk_error_set(ret_e, -EINVAL, "backend.config", "the device has %u bytes of configuration space, but no get_config",
+                                     ops->config_len);
         if (o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.features", "features 0x%llx are not implemented",
                                      (unsigned long long)(o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM)));

@@ -478,6 +478,10 @@ TEST(wrong_use) {
         o.queue_size_max = 100;
         CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EINVAL);
         o.queue_size_max = 0;
+        ops.get_config = NULL;
+        CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EINVAL);
+        CHECK_STR(e.rule, "backend.config");
+        ops = dev_ops;
         o.protocol_offer = VHK_BIT(40);
         CHECK_EQ(vhk_backend_open("/tmp/x", &o, &ops, &d, &b, &e), -EOPNOTSUPP);
         o.protocol_offer = 0;
