@@ -32,7 +32,8 @@ enum vhk_blkdev_engine {
  * @direct: 1: O_DIRECT; guest buffers that are not aligned bounce
  * @n_queues: 0: 1
  * @queue_size: largest ring; 0: 128
- * @block_size: logical block size, a power of two from 512 to 65536; 0: 512, or what @direct demands
+ * @block_size: logical block size, a power of two from 512 to 65536 bytes; 0: that of the block device, 512 for
+ *              a file, or what @direct demands
  * @capacity: bytes, with VHK_BLKDEV_NULL; 0: the size of @path
  * @log: state changes and the first I/O errors; called on the rings' threads too; may be NULL
  */

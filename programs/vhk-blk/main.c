@@ -24,7 +24,7 @@ static const struct vhk_option options[] = {
         { "read-only", VHK_OPTION_FLAG, offsetof(struct blk_program, read_only), NULL, "refuse writes", .letter = 'r' },
         { "serial", VHK_OPTION_STRING, offsetof(struct blk_program, serial), "TEXT", "serial number the guest sees, at most 20 bytes" },
         { "logical-block-size", VHK_OPTION_UINT, offsetof(struct blk_program, block_size), "BYTES",
-          "512 (default) to 65536, a power of two", .min = 512, .max = 65536 },
+          "512 to 65536, a power of two (default: the device's own, 512 for a file)", .min = 512, .max = 65536 },
         { "direct", VHK_OPTION_FLAG, offsetof(struct blk_program, direct), NULL, "bypass the host's page cache (O_DIRECT)" },
         { "engine", VHK_OPTION_ENUM, offsetof(struct blk_program, engine), "NAME",
           "io_uring, sync, null (touches no file), or auto (default)", .values = engines },

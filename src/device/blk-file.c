@@ -45,6 +45,8 @@ int blk_file_get_size(const struct blk_file *f, uint64_t *ret_size) {
 static int blk_file_measure(struct blk_file *f, const struct stat *st) {
         unsigned physical = 0;
 
+        int sector = 0;
+
         f->is_block = S_ISBLK(st->st_mode);
         int k = blk_file_get_size(f, &f->size);
         if (k < 0)
@@ -53,13 +55,16 @@ static int blk_file_measure(struct blk_file *f, const struct stat *st) {
                 f->physical = (uint32_t)st->st_blksize;
         else
                 f->physical = ioctl(f->fd, BLKPBSZGET, &physical) < 0 ? BLK_SECTOR : physical;
+        if (f->is_block && ioctl(f->fd, BLKSSZGET, &sector) >= 0 && sector > (int)BLK_SECTOR && sector <= 1 << 16 &&
+            vhk_is_pow2((uint64_t)sector))
+                f->sector = (uint32_t)sector;
         if (!vhk_is_pow2(f->physical) || f->physical < BLK_SECTOR || f->physical > 1 << 16)
                 f->physical = VHK_PAGE;
         return 0;
 }
 
 int blk_file_open(const struct vhk_blkdev_options *o, struct blk_file *ret_f, struct vhk_error *ret_e) {
-        struct blk_file f = { .fd = -1, .align = 1, .physical = VHK_PAGE };
+        struct blk_file f = { .fd = -1, .align = 1, .sector = BLK_SECTOR, .physical = VHK_PAGE };
         int flags = (o->read_only ? O_RDONLY : O_RDWR) | (o->direct ? O_DIRECT : 0) | O_CLOEXEC;
         struct stat st;
         int k;

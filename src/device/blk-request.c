@@ -213,13 +213,18 @@ static VHK_COLD void blk_log_error(const struct blk_queue *bq, const struct blk_
                         (unsigned long long)b->step_off, result ? strerror((int)-result) : "the file has become shorter");
 }
 
-/* What a file system cannot do is done in another way, or is no harm. Return: true if there is another way. */
+/* Not supported at all, or (EINVAL) not for a range that is no multiple of the block device's own sectors. */
+static bool blk_is_unsupported(int64_t result) {
+        return result == -EOPNOTSUPP || result == -ENOTTY || result == -EINVAL;
+}
+
+/* What a file system or block device cannot do is done in another way, or is no harm. Return: true if there is another way. */
 static bool blk_other_way(struct vhk_blkdev *d, struct blk_req *b, int64_t result) {
         if ((result == -EINTR || result == -EAGAIN) && b->retries++ < 100)
                 return true;
-        if (result != -EOPNOTSUPP && result != -ENOTTY)
+        if (!blk_is_unsupported(result))
                 return false;
-        if (b->step == BLK_WRITE && b->dsync && b->retries++ < 100) {
+        if (b->step == BLK_WRITE && b->dsync && result != -EINVAL && b->retries++ < 100) {
                 vhk_store_relaxed(&d->no_dsync, 1u);    /* a sync step follows each write from now on */
                 return true;
         }
@@ -255,7 +260,7 @@ static int blk_step_done(struct blk_queue *bq, struct vhk_req *r, struct blk_req
         if (vhk_unlikely(result < 0 || (moves && !result))) {
                 if (blk_other_way(d, b, result))
                         return BLK_GO;
-                if (b->type == BLK_T_DISCARD && (result == -EOPNOTSUPP || result == -ENOTTY))
+                if (b->type == BLK_T_DISCARD && blk_is_unsupported(result))
                         return blk_range_done(d, b, 0);
                 blk_log_error(bq, b, result);
                 return BLK_S_IOERR;

@@ -71,7 +71,7 @@ static int blk_set_geometry(struct vhk_blkdev *d, const struct vhk_blkdev_option
         const char *name = o->path ? o->path : "the null disk";
         uint64_t size = o->capacity ? o->capacity : d->file.size;
 
-        d->block_size = o->block_size ? o->block_size : VHK_MAX(BLK_SECTOR, d->file.align);
+        d->block_size = o->block_size ? o->block_size : VHK_MAX(d->file.sector, d->file.align);
         if (d->direct && d->block_size < d->file.align)
                 return vhk_error_set(ret_e, -EINVAL, "blk.block-size", "%s: direct I/O needs a logical block size of %u at least",
                                      name, d->file.align);
@@ -119,7 +119,7 @@ VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkde
         d = calloc(1, sizeof(*d));
         if (!d)
                 return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
-        d->file = (struct blk_file){ .fd = -1, .align = 1, .physical = VHK_PAGE };
+        d->file = (struct blk_file){ .fd = -1, .align = 1, .sector = BLK_SECTOR, .physical = VHK_PAGE };
         pthread_mutex_init(&d->lock.mutex, NULL);
         d->log = (struct vhk_log){ o->log, o->log_arg };
         d->read_only = o->read_only;

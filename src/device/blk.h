@@ -121,6 +121,7 @@ struct blk_file {
         bool is_block;
         uint64_t size;                  /* bytes */
         uint32_t align;                 /* of offsets, lengths and addresses with direct I/O; else 1 */
+        uint32_t sector;                /* of a block device; else BLK_SECTOR */
         uint32_t physical;              /* block size */
 };
 

@@ -378,10 +378,10 @@ TEST(direct) {
 /* ---- a block device ---- */
 
 /* A loop device on the machine's file, gone when its last descriptor is; -1: cannot be had. The device takes its path. */
-static int attach_loop(struct machine *m, char *ret_path, size_t n) {
+static int attach_loop(struct machine *m, uint32_t sector, char *ret_path, size_t n) {
         VHK_AUTOCLOSE int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
         int i = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
-        struct loop_config c = { .fd = (uint32_t)m->fd, .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
+        struct loop_config c = { .fd = (uint32_t)m->fd, .block_size = sector, .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
 
         if (i < 0)
                 return -1;
@@ -412,7 +412,7 @@ TEST(block_device) {
                         struct request w;
 
                         make_file(&m, tmp(), DISK);
-                        int loop = attach_loop(&m, path, sizeof(path));
+                        int loop = attach_loop(&m, 512, path, sizeof(path));
                         if (loop < 0) {
                                 stop(&m);
                                 SKIP("cannot: no loop device to be had here");
@@ -431,6 +431,45 @@ TEST(block_device) {
                         }
                         struct request x = make(&m, BLK_T_OUT, DISK / 512, 512, 0);
                         run_one(&m, &x, &plain, "behind the end", BLK_S_IOERR, 1);
+                        close(loop);
+                        stop(&m);
+                }
+        }
+}
+
+/* Whole sectors go to the device as they are; where somebody chose smaller blocks, zeroes are written, and a discard of parts
+ * of sectors does nothing. The page cache writes what is smaller than a sector. */
+TEST(a_block_device_of_large_sectors) {
+        FOR_ENGINES(e) {
+                for (uint32_t block = 0; block <= 512; block += 512) {
+                        struct vhk_blkdev_options o = { .engine = (enum vhk_blkdev_engine)e, .block_size = block };
+                        const uint64_t sector = block ? 9 : 64;
+                        const uint32_t n = block ? 512 : 4096;
+                        struct machine m = { .fd = -1 };
+                        uint8_t zero[4096] = { 0 };
+                        char path[32] = "";
+
+                        make_file(&m, tmp(), DISK);
+                        int loop = attach_loop(&m, 4096, path, sizeof(path));
+                        if (loop < 0) {
+                                stop(&m);
+                                SKIP("cannot: no loop device to be had here");
+                        }
+                        o.path = path;
+                        start(&m, o, FLUSH);
+                        CHECK_EQ(m.d->block_size, n);
+                        for (unsigned i = 0; i < 3; i++) {
+                                struct request w = make(&m, BLK_T_OUT, sector, n, 0);
+                                fill(w.out + 16, n, i);
+                                run_one(&m, &w, &plain, "write", BLK_S_OK, 1);
+                                struct request z = make(&m, i ? BLK_T_WRITE_ZEROES : BLK_T_DISCARD, 0, 16, 0);
+                                struct blk_segment g = { vhk_le64_of(sector), vhk_le32_of(n / 512), vhk_le32_of(i == 2) };
+                                memcpy(z.out + 16, &g, sizeof(g));
+                                run_one(&m, &z, &plain, "range", BLK_S_OK, 1);
+                                struct request r = make(&m, BLK_T_IN, sector, 0, n);
+                                run_one(&m, &r, &plain, "read", BLK_S_OK, n + 1);
+                                CHECK(!i || !memcmp(r.in, zero, n));
+                        }
                         close(loop);
                         stop(&m);
                 }
