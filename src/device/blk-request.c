@@ -4,7 +4,8 @@
  *
  * Guest memory changes under our feet: header and ranges are copied once into locals, and only the copies are looked at.
  * Framing is free (2.6.4): the header is the first 16 readable bytes, the status the last writable byte, the data what is
- * between, whatever buffers they lie in. The used length is what was really written: data and the status byte.
+ * between, whatever buffers they lie in. The used length (2.7.8.2) is the bytes that were written from the first writable
+ * one on: with a gap between data and status it ends at the gap, and the status byte is not counted.
  *
  * No allocation: buffer lists that are fine as they stand are handed to the engine as they stand; those that must be
  * trimmed are built in the ring's arena, which is empty again after every kick.
@@ -100,7 +101,7 @@ static inline uint32_t blk_answer(struct vhk_req *r, const struct blk_req *b, in
         if (vhk_unlikely(!b->status))
                 return 0;
         *(volatile uint8_t *)b->status = (uint8_t)status;
-        return b->done + 1;
+        return b->done + (b->done + 1 == r->in_len);
 }
 
 /* ---- the buffers of a step ---- */
@@ -288,7 +289,7 @@ static int blk_step_done(struct blk_queue *bq, struct vhk_req *r, struct blk_req
 }
 
 static void blk_finish(struct blk_queue *bq, struct vhk_req *r, struct blk_req *b, int status) {
-        if (b->type != BLK_T_IN && b->type != BLK_T_GET_ID)
+        if (b->type != BLK_T_IN)
                 b->done = 0;            /* nothing was written into the guest but the status */
         if (b->bounce)
                 bq->bounces[bq->n_bounces++] = VHK_STEAL(b->bounce);
