@@ -161,6 +161,9 @@ struct vhk_crypto_ops {
  * @net: network cards
  * @crypto: crypto devices
  * @display: graphics cards: what they draw on, see <vhostkit/display.h>
+ *
+ * @disconnected: control, may be NULL; the front-end has gone, after @reset; another one may connect. A reset alone does not
+ *              tell a new driver from one that goes on: QEMU sends status 0 whenever its guest is stopped
  */
 struct vhk_device_ops {
         size_t size;
@@ -186,6 +189,7 @@ struct vhk_device_ops {
         const struct vhk_net_ops *net;
         const struct vhk_crypto_ops *crypto;
         const struct vhk_display_ops *display;
+        void (*disconnected)(void *dev);
 };
 
 /** Most bytes of device state. */

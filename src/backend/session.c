@@ -69,6 +69,8 @@ static void session_ended(struct vhk_backend *b) {
         forget_session(b);
         if (b->ops->reset)
                 b->ops->reset(b->dev);
+        if (b->ops->disconnected)
+                b->ops->disconnected(b->dev);
         vhk_backend_session_ended(b);
 }
 

@@ -249,9 +249,11 @@ TEST(status_and_reset) {
         unsigned before = r.dev.n_negotiated;
         CHECK_EQ(fe_ask_u64(&r, VHK_FE_SET_FEATURES, FEATURES), 0);     /* the device has to be told again */
         CHECK_EQ(r.dev.n_negotiated, before + 1);
+        CHECK_EQ(r.dev.n_disconnected, 0);
         fe_close(&r);
         PUMP_UNTIL(&r, r.n_disconnected == 1);
         CHECK_EQ(r.dev.n_reset, 3);
+        CHECK_EQ(r.dev.n_disconnected, 1);
         rig_close(&r);
 }
 

@@ -46,7 +46,7 @@ struct dev {
         unsigned n_held;
         uint8_t config[20];
         uint64_t features;
-        unsigned n_negotiated, n_start, n_stop, n_stopped, n_reset;
+        unsigned n_negotiated, n_start, n_stop, n_stopped, n_reset, n_disconnected;
         enum vhk_stop how;
         int refuse_start, refuse_features;
 };
@@ -133,6 +133,13 @@ static inline void dev_reset(void *arg) {
         ((struct dev *)arg)->n_reset++;
 }
 
+static inline void dev_disconnected(void *arg) {
+        struct dev *d = arg;
+
+        CHECK(d->n_reset);
+        d->n_disconnected++;
+}
+
 static const struct vhk_device_ops dev_ops = {
         .size = sizeof(dev_ops),
         .virtio_id = VHK_ID_RNG, .n_queues = N_RINGS, .queue_size_max = 256, .req_size = 16,
@@ -141,6 +148,7 @@ static const struct vhk_device_ops dev_ops = {
         .attach = dev_attach, .negotiated = dev_negotiated, .get_config = dev_get_config, .set_config = dev_set_config,
         .queue_start = dev_queue_start, .queue_run = dev_run, .queue_stop = dev_queue_stop, .queue_stopped = dev_queue_stopped,
         .reset = dev_reset,
+        .disconnected = dev_disconnected,
 };
 
 /* ---- back-end, front-end and memory ---- */

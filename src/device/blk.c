@@ -195,14 +195,38 @@ static int blk_attach(void *dev, struct vhk_host *host) {
         return 0;
 }
 
-/* 5.2.5: neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without FLUSH: 0 at first.
- * Before there is a choice the cache is said to be write-back: QEMU reads the configuration once, before the driver's
- * choice, and shows that to its guest. */
+/*
+ * The cache mode (5.2.5). Neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without
+ * FLUSH: writeback is 0 at first. Before there is a choice the cache is said to be write-back: QEMU reads the
+ * configuration once, when it connects for the first time, and shows that to its guest.
+ *
+ * A driver that wrote 0 to writeback relies on it until a driver writes 1, and the device cannot tell when another driver
+ * takes over: QEMU sends status 0 (newer ones RESET_DEVICE too) for a reboot of its guest and for "stop" and "cont", and in
+ * both cases goes on showing its guest the value that it remembers. So the choice survives every reset; 5.2.5 allows either
+ * mode after one. It also survives the connection, for QEMU connects again without reading the configuration. It ends when
+ * a later front-end reads writeback before it starts a queue: that one is told the mode, and passes it on.
+ */
 static int blk_negotiated(void *dev, uint64_t features) {
         struct vhk_blkdev *d = dev;
 
-        vhk_store_relaxed(&d->writeback, !!(features & VHK_BIT(VIRTIO_BLK_F_FLUSH)));
+        if (d->is_inherited)
+                vhk_log(&d->log, VHK_LOG_INFO, "the driver of an earlier connection chose write-through, and this front-end did not "
+                        "read the cache mode: it stays");
+        d->is_inherited = false;
+        vhk_store_relaxed(&d->writeback, !d->write_through && (features & VHK_BIT(VIRTIO_BLK_F_FLUSH)));
         return 0;
+}
+
+static void blk_set_write_through(struct vhk_blkdev *d, bool on) {
+        d->write_through = on;
+        d->is_inherited = false;
+        vhk_store_relaxed(&d->writeback, !on);
+}
+
+static void blk_disconnected(void *dev) {
+        struct vhk_blkdev *d = dev;
+
+        d->is_inherited = d->write_through;
 }
 
 static void blk_fill_config(const struct vhk_blkdev *d, struct blk_config *ret_c) {
@@ -227,12 +251,21 @@ static void blk_fill_config(const struct vhk_blkdev *d, struct blk_config *ret_c
         ret_c->write_zeroes_may_unmap = 1;
 }
 
+static bool blk_covers_writeback(uint32_t off, uint32_t n) {
+        const uint32_t at = offsetof(struct blk_config, writeback);
+
+        return off <= at && at - off < n;
+}
+
 static int blk_get_config(void *dev, uint32_t off, void *buf, uint32_t n) {
+        struct vhk_blkdev *d = dev;
         struct blk_config c;
 
         if (!vhk_range_within(off, n, sizeof(c)))
                 return -EINVAL;
-        blk_fill_config(dev, &c);
+        if (d->is_inherited && blk_covers_writeback(off, n))
+                blk_set_write_through(d, false);
+        blk_fill_config(d, &c);
         memcpy(buf, (uint8_t *)&c + off, n);
         return 0;
 }
@@ -252,14 +285,15 @@ static int blk_set_config(void *dev, uint32_t off, const void *buf, uint32_t n, 
         old.writeback = new.writeback;
         if (memcmp(&old, &new, sizeof(old)))
                 return -EINVAL;
-        vhk_store_relaxed(&d->writeback, new.writeback);
+        if (blk_covers_writeback(off, n))
+                blk_set_write_through(d, !new.writeback);
         return 0;
 }
 
 static void blk_reset(void *dev) {
         struct vhk_blkdev *d = dev;
 
-        vhk_store_relaxed(&d->writeback, 1u);
+        vhk_store_relaxed(&d->writeback, !d->write_through);
 }
 
 /* ---- migration: little is ours alone, for the disk is shared and the configuration is not sent ---- */
@@ -301,7 +335,7 @@ static int blk_load_state(void *dev, const void *data, size_t n) {
         own.writeback = s.writeback;
         if (s.writeback > 1 || memcmp(&s, &own, sizeof(s)))
                 return -EINVAL;
-        vhk_store_relaxed(&d->writeback, s.writeback);
+        blk_set_write_through(d, !s.writeback);
         return 0;
 }
 
@@ -403,7 +437,9 @@ VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops
                 .queue_stop = blk_queue_stop,
                 .queue_stopped = blk_queue_stopped,
                 .reset = blk_reset,
-                .save_state = blk_save_state, .load_state = blk_load_state,
+                .save_state = blk_save_state,
+                .load_state = blk_load_state,
+                .disconnected = blk_disconnected,
         };
         return 0;
 }

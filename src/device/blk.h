@@ -145,6 +145,8 @@ struct vhk_blkdev {
         struct iovec zero_iov[BLK_N_ZERO_IOV];
         struct vhk_log log;
         struct vhk_host *host;          /* control; NULL: not served */
+        bool write_through;             /* control: a driver wrote 0 to writeback, see blk.c */
+        bool is_inherited;              /* control: it did so in an earlier connection */
         /* shared (atomic), relaxed: each a fact of its own */
         uint64_t capacity;              /* sectors; changed by control */
         uint32_t writeback;             /* 0: writes are stable before they complete */

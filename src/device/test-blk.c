@@ -360,6 +360,65 @@ TEST(config_is_the_kernels) {
         stop(&m);
 }
 
+/* ---- the cache mode ---- */
+
+static unsigned get_writeback(struct machine *m) {
+        uint8_t writeback;
+
+        CHECK_OK(m->ops.get_config(m->d, 32, &writeback, 1));
+        CHECK_EQ(writeback, m->d->writeback);
+        return writeback;
+}
+
+static void set_writeback(struct machine *m, uint8_t writeback) {
+        CHECK_OK(m->ops.set_config(m->d, 32, &writeback, 1, VHK_CONFIG_DRIVER));
+        CHECK_EQ(get_writeback(m), writeback);
+}
+
+/* Status 0 at "stop", at a reboot, and RESET_DEVICE are the same to the device. */
+TEST(write_through_survives_resets_until_a_driver_writes_1) {
+        struct machine m = { .fd = -1 };
+
+        start(&m, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_NULL, .capacity = DISK }, FLUSH | WCE);
+        set_writeback(&m, 0);
+        for (unsigned i = 0; i < 3; i++) {
+                m.ops.reset(m.d);
+                CHECK_EQ(get_writeback(&m), 0);
+                CHECK_OK(m.ops.negotiated(m.d, i == 1 ? 0 : FLUSH | WCE));      /* in between, firmware that knows neither */
+                CHECK_EQ(get_writeback(&m), 0);
+        }
+        set_writeback(&m, 1);
+        m.ops.reset(m.d);
+        CHECK_OK(m.ops.negotiated(m.d, FLUSH | WCE));
+        CHECK_EQ(get_writeback(&m), 1);
+        CHECK_OK(m.ops.negotiated(m.d, 0));             /* what no driver chose is no choice */
+        CHECK_EQ(get_writeback(&m), 0);
+        CHECK_OK(m.ops.set_config(m.d, 0, &(uint64_t){ DISK / 512 }, 8, VHK_CONFIG_DRIVER));
+        CHECK_OK(m.ops.negotiated(m.d, FLUSH | WCE));
+        CHECK_EQ(get_writeback(&m), 1);
+        stop(&m);
+}
+
+TEST(write_through_ends_with_the_connection_for_a_front_end_that_reads_the_mode) {
+        struct machine m = { .fd = -1 };
+        uint64_t capacity;
+
+        start(&m, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_NULL, .capacity = DISK }, FLUSH | WCE);
+        for (unsigned reads = 0; reads < 2; reads++) {
+                set_writeback(&m, 0);
+                m.ops.reset(m.d);
+                m.ops.disconnected(m.d);
+                CHECK_OK(m.ops.get_config(m.d, 0, &capacity, 8));
+                if (reads)
+                        CHECK_EQ(get_writeback(&m), 1);
+                CHECK_OK(m.ops.negotiated(m.d, FLUSH | WCE));
+                CHECK_EQ(m.d->writeback, reads);
+                CHECK_EQ(get_writeback(&m), reads);     /* once queues run, reading changes nothing */
+                CHECK_EQ(m.d->writeback, reads);
+        }
+        stop(&m);
+}
+
 /* ---- another size ---- */
 
 static uint64_t said_capacity(struct machine *m) {
