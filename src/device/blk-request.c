@@ -223,6 +223,8 @@ static bool blk_is_unsupported(int64_t result) {
 static bool blk_other_way(struct vhk_blkdev *d, struct blk_req *b, int64_t result) {
         if ((result == -EINTR || result == -EAGAIN) && b->retries++ < 100)
                 return true;
+        if (result == -ECANCELED)       /* another queue of this worker was suspended, and all were asked for: nothing was done */
+                return true;
         if (!blk_is_unsupported(result))
                 return false;
         if (b->step == BLK_WRITE && b->dsync && result != -EINVAL && b->retries++ < 100) {
@@ -309,7 +311,7 @@ static void blk_advance(struct blk_queue *bq, struct vhk_req *r, struct blk_req 
                                 blk_set_iov(bq, r, b);
                 } else if (b->step == BLK_WRITE_ZEROES)
                         blk_set_zero_iov(d, b);
-                int64_t result = d->engine->submit(bq, r);
+                int64_t result = bq->engine->submit(bq, r);
                 if (result == -EINPROGRESS)
                         return;
                 status = blk_step_done(bq, r, b, result);
@@ -372,8 +374,8 @@ void blk_suspend(struct blk_queue *bq) {
                 next = ((struct blk_req *)r->priv)->next;
                 blk_leave(bq, r, r->priv);
         }
-        if (bq->d->engine->cancel)
-                bq->d->engine->cancel(bq);
+        if (bq->engine->cancel)
+                bq->engine->cancel(bq);
 }
 
 void blk_continue(struct blk_queue *bq, struct vhk_req *r, int64_t result) {
@@ -420,8 +422,8 @@ VHK_HOT void blk_queue_run(struct vhk_blkdev *d, struct vhk_queue *q) {
                                 vhk_queue_push(q, r[i], blk_answer(r[i], b, status));
                 }
                 blk_wake(bq);
-                if (d->engine->kick)
-                        d->engine->kick(bq);
+                if (bq->engine->kick)
+                        bq->engine->kick(bq);
                 else
                         bq->n_arena = 0;
                 vhk_queue_flush(q);

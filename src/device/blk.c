@@ -46,6 +46,7 @@ static int blk_choose_engine(struct vhk_blkdev *d, enum vhk_blkdev_engine want, 
         int k;
 
         d->kind = want;
+        d->may_fall_back = want == VHK_BLKDEV_AUTO;
         if (want == VHK_BLKDEV_NULL) {
                 d->engine = &blk_engine_null;
                 return 0;
@@ -102,6 +103,7 @@ VHK_API struct vhk_blkdev *vhk_blkdev_close(struct vhk_blkdev *d) {
                 return NULL;
         vhk_close(&d->file.fd);
         pthread_mutex_destroy(&d->lock.mutex);
+        pthread_mutex_destroy(&d->urings_mutex);
         free(d->zeroes);
         free(d);
         return NULL;
@@ -121,6 +123,7 @@ VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkde
                 return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
         d->file = (struct blk_file){ .fd = -1, .align = 1, .sector = BLK_SECTOR, .physical = VHK_PAGE };
         pthread_mutex_init(&d->lock.mutex, NULL);
+        pthread_mutex_init(&d->urings_mutex, NULL);
         d->log = (struct vhk_log){ o->log, o->log_arg };
         d->read_only = o->read_only;
         d->direct = o->direct && o->engine != VHK_BLKDEV_NULL;
@@ -356,6 +359,28 @@ static int blk_queue_alloc_bounces(struct blk_queue *bq) {
         return 0;
 }
 
+/* The disk's engine, or the sync engine if nobody asked for this one. */
+static int blk_queue_start_engine(struct blk_queue *bq) {
+        struct vhk_blkdev *d = bq->d;
+        unsigned i = vhk_queue_get_index(bq->q);
+        int ret;
+
+        bq->engine = d->engine;
+        ret = bq->engine->start ? bq->engine->start(bq) : 0;
+        if (ret >= 0)
+                return ret;
+        if (!d->may_fall_back) {
+                vhk_log(&d->log, VHK_LOG_ERROR, "queue %u: the %s engine cannot start: %s (with engine \"auto\" the sync engine would serve)", i,
+                        d->engine->name, strerror(-ret));
+                return ret;
+        }
+        if (__atomic_fetch_add(&d->n_fallbacks, 1, __ATOMIC_RELAXED) < 4)
+                vhk_log(&d->log, VHK_LOG_WARNING, "queue %u: the %s engine cannot start (%s): the sync engine serves this queue", i,
+                        d->engine->name, strerror(-ret));
+        bq->engine = &blk_engine_sync;
+        return 0;
+}
+
 static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *home) {
         struct vhk_blkdev *d = dev;
         struct blk_queue *bq = calloc(1, sizeof(*bq));
@@ -369,16 +394,15 @@ static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *ho
         bq->wait_tail = &bq->wait;
         if (d->direct)
                 k = blk_queue_alloc_bounces(bq);
-        if (k >= 0 && d->engine->start)
-                k = d->engine->start(bq);
+        if (k >= 0)
+                k = blk_queue_start_engine(bq);
         if (k >= 0) {
                 k = blk_lock_enter(bq);
-                if (k < 0 && d->engine->stop)
-                        d->engine->stop(bq);
+                if (k < 0 && bq->engine->stop)
+                        bq->engine->stop(bq);
         }
         if (k < 0) {
-                vhk_log(&d->log, VHK_LOG_ERROR, "queue %u does not start: %s", vhk_queue_get_index(q), strerror(-k));
-                blk_queue_free(bq);
+                blk_queue_free(bq);             /* who serves it logs that the queue did not start */
                 return k;
         }
         vhk_queue_set_priv(q, bq);
@@ -408,8 +432,8 @@ static void blk_queue_stopped(void *dev, struct vhk_queue *q) {
 
         if (!bq)
                 return;
-        if (bq->d->engine->stop)
-                bq->d->engine->stop(bq);
+        if (bq->engine->stop)
+                bq->engine->stop(bq);
         blk_lock_leave(bq);
         vhk_queue_set_priv(q, NULL);
         blk_queue_free(bq);

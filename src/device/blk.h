@@ -79,11 +79,13 @@ struct blk_req {
         uint64_t step_off, step_len;
         struct iovec one;
         void *bounce;
+        struct blk_queue *bq;           /* of the engine: whose it is */
         struct vhk_req *next;           /* waits for a bounce buffer */
         struct blk_range ranges[BLK_MAX_SEGMENTS];
 };
 
 struct blk_queue;
+struct blk_uring;
 
 /* Who executes steps; everything on the home. */
 struct blk_engine {
@@ -104,7 +106,10 @@ struct blk_queue {
         struct vhk_blkdev *d;
         struct vhk_queue *q;
         struct vhk_worker *home;
-        void *engine;                   /* of the engine */
+        const struct blk_engine *engine;        /* that of the disk, or sync where that one could not start */
+        void *engine_data;              /* of the engine */
+        struct blk_queue *next_active;  /* of the engine: in a list, if */
+        bool is_active;
         bool waits;                     /* somebody else has the image's lock: nothing is popped */
         bool suspends;                  /* what is not done yet is left undone */
         struct vhk_timer *lock_timer;
@@ -137,6 +142,9 @@ struct vhk_blkdev {
         const struct blk_engine *engine;
         struct blk_file file;
         enum vhk_blkdev_engine kind;
+        bool may_fall_back;             /* nobody asked for this engine: another one will do */
+        struct blk_uring *urings;       /* under the mutex, see blk-uring.c */
+        pthread_mutex_t urings_mutex;
         bool read_only, direct;
         uint16_t n_queues, queue_size;
         uint32_t block_size;
@@ -152,6 +160,7 @@ struct vhk_blkdev {
         uint32_t writeback;             /* 0: writes are stable before they complete */
         uint32_t no_dsync;              /* the file refused RWF_DSYNC: a sync step follows instead */
         uint32_t n_errors;              /* logged */
+        uint32_t n_fallbacks;           /* queues that the sync engine serves instead: logged */
 };
 
 /* blk-file.c */

@@ -3,6 +3,7 @@
  * block devices. */
 #include <linux/loop.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #include "device/test-blk.h"
 
@@ -56,7 +57,7 @@ static void start_spy(struct machine *m, uint64_t features) {
         spy.m = m;
         make_file(m, tmp(), DISK);
         start(m, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_SYNC }, features);
-        m->d->engine = &spy_engine;
+        ((struct blk_queue *)vhk_queue_get_priv(m->q))->engine = &spy_engine;
 }
 
 TEST(flush_syncs_before_it_completes) {
@@ -317,6 +318,129 @@ TEST(drain_with_requests_in_flight) {
         for (unsigned i = 0; i < VHK_N(r); i++)
                 CHECK_EQ(status(&r[i]), BLK_S_OK);
         stop(&m);
+}
+
+/* ---- engines ---- */
+
+/* A second queue of @a's device on the same worker; its requests lie in the upper half of memory. */
+static void start_second_queue(struct machine *b, struct machine *a) {
+        struct vhk_ring_config c = *a->config;
+
+        CHECK(a->n_mem < MEM_BYTES / 2);
+        *b = *a;
+        b->n_desc = b->n_avail = b->n_used = 0;
+        b->n_mem = MEM_BYTES / 2;
+        b->desc = alloc(b, vhk_desc_bytes(RING), 16);
+        b->avail = alloc(b, vhk_avail_bytes(RING), 2);
+        b->used = alloc(b, vhk_used_bytes(RING), 4);
+        c.desc = of_device(b, b->desc);
+        c.avail = of_device(b, b->avail);
+        c.used = of_device(b, b->used);
+        CHECK_OK(vhk_ring_config_new(&c, &b->config));
+        CHECK_OK(vhk_queue_new(1, RING, b->ops.req_size, b->worker, &owner_ops, b, &b->q));
+        CHECK_OK(vhk_queue_start(b->q, b->config, 0, 0));
+        CHECK_OK(b->ops.queue_start(b->d, b->q, b->worker));
+}
+
+static void stop_second_queue(struct machine *b) {
+        b->ops.queue_stopped(b->d, b->q);
+        vhk_queue_stop(b->q);
+        vhk_queue_free(b->q);
+        vhk_ring_config_unref(b->config);
+}
+
+static void write_blocks(struct machine *m, struct request *r, unsigned n, unsigned first) {
+        for (unsigned i = 0; i < n; i++) {
+                r[i] = make(m, BLK_T_OUT, (first + i) * 8, 4096, 0);
+                fill(r[i].out + 16, 4096, first + i);
+                send(m, &r[i], &plain);
+        }
+        publish(m);
+}
+
+static void check_blocks(struct machine *m, const struct request *r, unsigned n, unsigned first) {
+        wait_all(m);
+        for (unsigned i = 0; i < n; i++) {
+                CHECK_EQ(status(&r[i]), BLK_S_OK);
+                check_file(m, (first + i) * 4096, r[i].out + 16, 4096, "a write");
+        }
+        CHECK_EQ(vhk_queue_n_in_flight(m->q), 0);
+}
+
+static int count_fds(void) {
+        return vhk_test_count_("/proc/self/fd");
+}
+
+TEST(queues_of_one_worker_share_one_io_uring) {
+        struct machine a = { .fd = -1 }, b;
+        struct request ra[40], rb[40];
+
+        if (!has_engine(VHK_BLKDEV_IO_URING))
+                SKIP("cannot: no io_uring here");
+        make_file(&a, tmp(), DISK);
+        start(&a, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_IO_URING, .n_queues = 2 }, 0);
+        int before = count_fds();
+        start_second_queue(&b, &a);
+        CHECK_EQ(count_fds(), before);             /* neither a descriptor nor an io_uring for the second queue */
+        write_blocks(&a, ra, VHK_N(ra), 0);             /* write-through: they go to the kernel's threads, one after the other */
+        write_blocks(&b, rb, VHK_N(rb), VHK_N(ra));
+        check_blocks(&b, rb, VHK_N(rb), VHK_N(ra));
+        check_blocks(&a, ra, VHK_N(ra), 0);
+        stop_second_queue(&b);
+        forget(&a);
+        write_blocks(&a, ra, VHK_N(ra), 0);             /* the first one still has it */
+        check_blocks(&a, ra, VHK_N(ra), 0);
+        stop(&a);
+}
+
+TEST(a_queue_that_is_suspended_takes_nothing_from_its_neighbour) {
+        struct machine a = { .fd = -1 }, b;
+        struct request r[64];
+
+        if (!has_engine(VHK_BLKDEV_IO_URING))
+                SKIP("cannot: no io_uring here");
+        make_file(&a, tmp(), DISK);
+        start(&a, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_IO_URING, .n_queues = 2 }, 0);
+        start_second_queue(&b, &a);
+        write_blocks(&a, r, VHK_N(r), 0);
+        b.ops.queue_stop(b.d, b.q, VHK_STOP_SUSPEND);   /* asks the kernel to give back what it has not begun, of both queues */
+        stop_second_queue(&b);
+        check_blocks(&a, r, VHK_N(r), 0);
+        stop(&a);
+}
+
+/* The kernel has no io_uring left when a queue starts (here: no descriptor). */
+TEST(a_queue_without_io_uring_is_served_by_the_sync_engine) {
+        if (!has_engine(VHK_BLKDEV_IO_URING))
+                SKIP("cannot: no io_uring here");
+        if (getenv("VHK_TEST_NO_LEAK_CHECK"))
+                SKIP("cannot: valgrind keeps the limit to itself");
+        for (enum vhk_blkdev_engine e = VHK_BLKDEV_AUTO; e <= VHK_BLKDEV_IO_URING; e++) {
+                struct machine m = { .fd = -1 };
+                struct rlimit old, none;
+                struct request r;
+
+                make_file(&m, tmp(), DISK);
+                start(&m, (struct vhk_blkdev_options){ .engine = e }, FLUSH);
+                m.ops.queue_stopped(m.d, m.q);
+                CHECK_OK(getrlimit(RLIMIT_NOFILE, &old));
+                none = (struct rlimit){ 0, old.rlim_max };
+                CHECK_OK(setrlimit(RLIMIT_NOFILE, &none));
+                int ret = m.ops.queue_start(m.d, m.q, m.worker);
+                CHECK_OK(setrlimit(RLIMIT_NOFILE, &old));
+                if (e == VHK_BLKDEV_IO_URING) {
+                        CHECK_EQ(ret, -EMFILE);
+                        CHECK_MSG(strstr(last_log, "queue 0") && strstr(last_log, "Too many open files"), "%s", last_log);
+                        CHECK_OK(m.ops.queue_start(m.d, m.q, m.worker));
+                } else {
+                        CHECK_OK(ret);
+                        CHECK_MSG(strstr(last_log, "queue 0: the io_uring engine cannot start (Too many open files)"), "%s", last_log);
+                        CHECK(((struct blk_queue *)vhk_queue_get_priv(m.q))->engine == &blk_engine_sync);
+                }
+                r = make(&m, BLK_T_IN, 0, 0, 4096);
+                run_one(&m, &r, &plain, "read", BLK_S_OK, 4097);
+                stop(&m);
+        }
 }
 
 /* ---- direct I/O ---- */
