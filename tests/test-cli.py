@@ -7,6 +7,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import struct
@@ -467,7 +468,7 @@ class Serving(Case):
                 f.start()
                 self.assertEqual(f.blk_read(16, 4096), (data, 0, 4097))
                 self.assertEqual(f.blk_read(17, 512), (data[512:1024], 0, 513))
-                self.assertEqual(f.blk_read(1 << 40, 512), (b'\xee' * 512, 1, 1))
+                self.assertEqual(f.blk_read(1 << 40, 512), (b'\xee' * 512, 1, 0))      # not a byte from the first on
                 f.close()
             c.terminate()
             self.ends(c)
@@ -606,13 +607,28 @@ class Serving(Case):
         one = {cpus[0]}
         err = self.logged('--num-queues=8', '--threads=3', '--poll-us=20', cpus=one, VHK_LOG='info')
         self.assertIn('8 queues of up to 1024 entries, 3 threads beside control', err)
+        self.assertIn('polling 20 us', err)     # asked for, also alone on a CPU
+        err = self.logged('--queue-size=64', cpus=one, VHK_LOG='info')
+        self.assertIn('256 queues of up to 64 entries, 1 thread beside control', err)
         self.assertIn('polling 0 us', err)      # alone on a CPU
-        self.assertIn('4 queues of up to 64 entries, 1 thread beside control', self.logged('--queue-size=64', cpus=one, VHK_LOG='info'))
         self.assertIn('1 queue of', self.logged('--num-queues=1', VHK_LOG='info'))
         if len(cpus) > 1:
             self.assertIn('polling 20 us', self.logged('--poll-us=20', VHK_LOG='info'))
             self.assertIn('polling 50 us', self.logged(VHK_LOG='info'))
             self.assertIn('polling 0 us', self.logged('--poll-us=0', VHK_LOG='info'))
+
+    def test_queues_beyond_the_descriptors_are_not_offered(self):
+        def limit(n):
+            return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, n))
+        run = lambda n, *args: subprocess.run([BLK, '--fd=200', '-b', self.disk, '--threads=1', *args], env=ENV, stdin=subprocess.DEVNULL,
+                                              capture_output=True, text=True, timeout=LIMIT, preexec_fn=limit(n))
+        r = run(500, '--num-queues=256')
+        self.assertEqual(r.returncode, 1)
+        self.assertIn('--num-queues=256 needs 836 descriptors, and this process may open 500 (hard limit of RLIMIT_NOFILE): at most 144 queues',
+                      r.stderr)
+        self.assertNotIn('--num-queues', run(500, '--num-queues=144').stderr)   # only --fd is wrong
+        self.assertIn('144 queues are offered: this process may open 500 descriptors', run(500).stderr)
+        self.assertNotIn('offered', run(2000).stderr)
 
 
 if __name__ == '__main__':

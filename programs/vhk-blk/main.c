@@ -90,7 +90,8 @@ static void *get_disk(void *state) {
 
 static const char *const capabilities[] = { "read-only", "blk-file", NULL };
 /* The most that the options allow; the rest comes from the disk. */
-static const struct vhk_device_ops limits = { .size = sizeof(limits), .virtio_id = 2, .n_queues = 256, .queue_size_max = 32768 };
+static const struct vhk_device_ops limits = { .size = sizeof(limits), .virtio_id = 2, .n_queues = 256, .queue_size_max = 32768,
+                                              .threads = VHK_THREADS_PER_QUEUE };
 
 static const struct vhk_program program = {
         .size = sizeof(program),
@@ -103,7 +104,7 @@ static const struct vhk_program program = {
         .open = open_disk,
         .close = close_disk,
         .ops = &limits,
-        .default_n_queues = 4,
+        .default_n_queues = 256,        /* QEMU takes one for each CPU of its guest, and does not start with fewer; unused ones cost nothing */
         .default_queue_size = 1024,
         .get_device = get_disk,
         .reload = look_again,

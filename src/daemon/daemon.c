@@ -26,6 +26,14 @@
 
 #define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
 #define DMN_NO_FD UINT64_MAX
+#define DMN_NO_POLL_US UINT64_MAX               /* not on the command line */
+#define DMN_POLL_US_DEFAULT 50u
+#define DMN_VDUSE_QUEUES 4u                     /* by default at most: a driver of the kernel takes what there is */
+/* Descriptors: for each queue those for kick, call and error; for each thread its epoll set, eventfd, io_uring and timer; the rest
+ * are the program's own, and those of messages on their way. */
+#define DMN_FDS_PER_QUEUE 3u
+#define DMN_FDS_PER_THREAD 4u
+#define DMN_FDS_OTHER 64u
 #define DMN_ACCESS_PLATFORM (UINT64_C(1) << 33) /* virtio 1.3, 6 */
 #define DMN_PAGEFAULT (UINT64_C(1) << 8)        /* vhost-user, VHOST_USER_PROTOCOL_F_PAGEFAULT */
 
@@ -43,6 +51,7 @@ struct dmn {
         struct dmn_threads threads;
         struct vhk_backend *backend;
         uint64_t spin_ns, offer, no_offer;
+        unsigned n_ring_threads;        /* as far as is known before the device is open */
         int signal_fd;
         struct vhk_watch *signal_watch;
         unsigned n_stops;
@@ -104,7 +113,7 @@ static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
         [DMN_THREADS] = { "threads", VHK_OPTION_UINT, offsetof(struct dmn_options, threads), "N",
                           "threads for the virtqueues (default: one per CPU, at most one per queue)", .min = 1, .max = 256 },
         [DMN_POLL_US] = { "poll-us", VHK_OPTION_UINT, offsetof(struct dmn_options, poll_us), "N",
-                          "after work, poll so many microseconds before sleeping (default 50, 0: never)", .max = 1000000 },
+                          "after work, poll so many microseconds before sleeping (0: never; default 50, on one CPU 0)", .max = 1000000 },
         [DMN_POSTCOPY] = { "postcopy", VHK_OPTION_FLAG, offsetof(struct dmn_options, postcopy), NULL,
                            "offer postcopy migration instead of memory slots" },
         [DMN_IOMMU] = { "iommu", VHK_OPTION_FLAG, offsetof(struct dmn_options, iommu), NULL,
@@ -188,7 +197,7 @@ static int dmn_parse(struct dmn *d, int argc, char **argv, struct vhk_error *ret
         common[DMN_NUM_QUEUES].max = p->ops->n_queues;
         common[DMN_QUEUE_SIZE].max = p->ops->queue_size_max;
         d->options.fd = DMN_NO_FD;
-        d->options.poll_us = 50;
+        d->options.poll_us = DMN_NO_POLL_US;
         k = opt_parse(groups, p->options ? 2 : 1, argc, argv, &n_rest, ret_e);
         if (k < 0)
                 return k;
@@ -196,8 +205,12 @@ static int dmn_parse(struct dmn *d, int argc, char **argv, struct vhk_error *ret
         if (k < 0)
                 return k;
         d->ops = *p->ops;
-        if (d->options.n_queues || p->default_n_queues)
-                d->ops.n_queues = d->options.n_queues ? (uint16_t)d->options.n_queues : VHK_MIN(p->default_n_queues, p->ops->n_queues);
+        if (d->options.n_queues)
+                d->ops.n_queues = (uint16_t)d->options.n_queues;
+        else if (p->default_n_queues)
+                d->ops.n_queues = VHK_MIN(p->default_n_queues, p->ops->n_queues);
+        if (d->options.vduse && !d->options.n_queues)
+                d->ops.n_queues = VHK_MIN(d->ops.n_queues, DMN_VDUSE_QUEUES);
         if (d->options.queue_size || p->default_queue_size)
                 d->ops.queue_size_max = d->options.queue_size ? (uint16_t)d->options.queue_size : p->default_queue_size;
         return 0;
@@ -313,14 +326,43 @@ static int dmn_init_signals(struct dmn *d, struct vhk_error *ret_e) {
         return 0;
 }
 
-/* Regions and rings have descriptors, hundreds of them; a manager's default limit is small. */
-static void dmn_raise_nofile(void) {
+/* Regions and rings have descriptors, hundreds of them; a manager's default limit is small. Return: the limit. */
+static uint64_t dmn_raise_nofile(void) {
         struct rlimit l;
 
-        if (!getrlimit(RLIMIT_NOFILE, &l) && l.rlim_cur < l.rlim_max) {
-                l.rlim_cur = l.rlim_max;
-                setrlimit(RLIMIT_NOFILE, &l);
-        }
+        if (getrlimit(RLIMIT_NOFILE, &l) < 0)
+                return UINT64_MAX;
+        rlim_t soft = l.rlim_cur;
+        l.rlim_cur = l.rlim_max;
+        return soft < l.rlim_max && setrlimit(RLIMIT_NOFILE, &l) < 0 ? soft : l.rlim_max;
+}
+
+/* Can all queues have their descriptors? Those that nobody asked for are not offered otherwise. */
+static int dmn_fit_queues(struct dmn *d, uint64_t n_fds, struct vhk_error *ret_e) {
+        uint64_t others = DMN_FDS_OTHER + DMN_FDS_PER_THREAD * d->n_ring_threads, most = 1;
+        char text[200];
+
+        if (n_fds > others + DMN_FDS_PER_QUEUE)
+                most = (n_fds - others) / DMN_FDS_PER_QUEUE;
+        if (d->ops.n_queues <= most)
+                return 0;
+        if (d->options.n_queues)
+                return vhk_error_set(ret_e, -EMFILE, "option.range", "--num-queues=%u needs %llu descriptors, and this process may open %llu "
+                                     "(hard limit of RLIMIT_NOFILE): at most %llu queues", d->ops.n_queues,
+                                     (unsigned long long)(others + DMN_FDS_PER_QUEUE * d->ops.n_queues), (unsigned long long)n_fds,
+                                     (unsigned long long)most);
+        d->ops.n_queues = (uint16_t)most;
+        snprintf(text, sizeof(text), "%u queues are offered: this process may open %llu descriptors (hard limit of RLIMIT_NOFILE)",
+                 d->ops.n_queues, (unsigned long long)n_fds);
+        vhk_daemon_log(NULL, VHK_LOG_WARNING, text);
+        return 0;
+}
+
+/* Alone on a CPU, spinning only delays the peer; who asks for it has a CPU for it. */
+static uint64_t dmn_choose_spin_ns(const struct dmn_options *o) {
+        if (o->poll_us != DMN_NO_POLL_US)
+                return o->poll_us * 1000;
+        return dmn_n_cpus() > 1 ? DMN_POLL_US_DEFAULT * 1000u : 0;
 }
 
 /* ---- serving ---- */
@@ -405,9 +447,11 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
 static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
         int k;
 
-        d->spin_ns = dmn_n_cpus() > 1 ? d->options.poll_us * 1000 : 0;         /* alone on a CPU, spinning only delays the peer */
-        dmn_raise_nofile();
-        k = dmn_init_signals(d, ret_e);
+        d->spin_ns = dmn_choose_spin_ns(&d->options);
+        d->n_ring_threads = dmn_n_ring_threads(d->ops.threads, d->ops.n_queues, (unsigned)d->options.threads);
+        k = dmn_fit_queues(d, dmn_raise_nofile(), ret_e);
+        if (k >= 0)
+                k = dmn_init_signals(d, ret_e);
         if (k >= 0 && d->options.vduse)         /* before anything is open that would stay open there */
                 k = dmn_vdpa_start(&d->vdpa, d->options.vduse, ret_e);
         if (k < 0)
