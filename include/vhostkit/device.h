@@ -143,7 +143,8 @@ struct vhk_crypto_ops {
  *              and again when it changes. 0 or a negative errno (then the front-end is told)
  * @get_config: control; copy [off, off+n) of the configuration space, always inside config_len
  * @set_config: control; likewise; 0 or a negative errno. Without it every write is refused
- * @queue_start: home; the ring runs from now on. 0 or a negative errno (then the ring is broken). Keep what belongs to
+ * @queue_start: home; the ring runs from now on. 0 or a negative errno: the start is refused, with that errno in the log,
+ *              and the ring stays stopped (queue_stop and queue_stopped are not called). Keep what belongs to
  *              the ring in vhk_queue_set_priv(); @home takes watches, timers and pollers of the device
  * @queue_run: home; there may be requests: pop, work, push, flush
  * @queue_stop: home; pop gives nothing more; the ring has stopped when no request is in flight: complete them all

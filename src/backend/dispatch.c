@@ -4,7 +4,8 @@
  *
  * A handler returns 0 (acknowledged, or *ret_reply goes out), VHK_CALL_LATER (it took the token) or a negative errno.
  * Descriptors that it did not take are closed by the decoder. The token is answered exactly once: by the rings' last
- * report, with an error at the time limit, or not at all because the front-end has gone.
+ * report, with an error at the time limit, or not at all because the front-end has gone. What it waited for goes on after the
+ * time limit: vhk_session_collect() consumes the report whenever it comes.
  *
  * A refusal is told where the protocol has words for it: an acknowledgement that is not zero, or an empty GET_CONFIG.
  * Without words (no REPLY_ACK, or a row whose own reply cannot say no) a message of a feature that was not negotiated, an
@@ -91,7 +92,9 @@ static void handle(struct vhk_backend *b, const struct vhk_row *row, const struc
         assert(i < VHK_N(calls));
         struct vhk_call c = { .header = *h, .row = row, .fds = fds, .reply_size = calls[i].reply_size, .reply_fd = -1 };
         memset(&reply, 0, calls[i].reply_size);
+        b->handling = true;
         int k = calls[i].fn(b, payload, &c, &reply);
+        b->handling = false;
         if (k == VHK_CALL_LATER)
                 vhk_token_check(b);
         else if (k < 0)
@@ -151,10 +154,12 @@ void vhk_token_answer(struct vhk_backend *b, int error, const void *reply, uint3
 void vhk_token_check(struct vhk_backend *b) {
         if (!b->token.out)
                 return;
+        for (unsigned i = 0; i < b->n_queues; i++)
+                vhk_session_collect(b, i);
         if (!vhk_ring_waits(b)) {
                 b->token.finish(b, 0);
         } else if (vhk_now() >= b->token.deadline) {
-                vhk_refuse(b, -ETIMEDOUT, "backend.time-limit", "requests were in flight for longer than %llu ms",
+                vhk_refuse(b, -ETIMEDOUT, "backend.time-limit", "requests were in flight, or a worker was busy, for longer than %llu ms",
                            (unsigned long long)(b->limit_ns / 1000000));
                 b->token.finish(b, -ETIMEDOUT);
         }

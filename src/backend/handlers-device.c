@@ -41,9 +41,11 @@ int vhk_on_SET_CONFIG(struct vhk_backend *b, const struct vhk_p_config *p, struc
 
 /* Back to the state after attach, if that is due and no ring runs. The device learns the features again before a start. */
 void vhk_session_reset_device(struct vhk_backend *b) {
-        if (!b->session.reset_due || b->session.wire.running)
+        struct vhk_session *s = &b->session;
+
+        if ((!s->reset_due && !s->reset_pending) || s->wire.running)
                 return;
-        b->session.reset_due = b->session.negotiated = false;
+        s->reset_due = s->reset_pending = s->negotiated = false;
         if (b->ops->reset)
                 b->ops->reset(b->dev);
 }
@@ -65,31 +67,27 @@ int vhk_on_GET_STATUS(struct vhk_backend *b, const struct vhk_p_none *p, struct 
         return 0;
 }
 
-/* Every ring has stopped. Memory, protocol features, owner and the notification descriptors stay. */
 static void reset_done(struct vhk_backend *b, int error) {
-        if (error == 0) {
-                for (unsigned i = 0; i < b->n_queues; i++) {
-                        if (vhk_ring_runs(b, i))
-                                vhk_ring_stopped(b, i);
-                        vhk_ring_forget(&b->session.rings[i]);
-                }
-                b->session.status = 0;
-                b->session.reset_due = true;
-                vhk_session_reset_device(b);
-        }
         vhk_token_answer(b, error, NULL, 0);
 }
 
+/*
+ * Memory, protocol features, owner and the notification descriptors stay. Whatever becomes of the answer, rings are forgotten as
+ * they stop, and the device is reset when the last one has.
+ */
 int vhk_on_RESET_DEVICE(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
+        b->session.status = 0;
+        b->session.reset_pending = true;
         for (unsigned i = 0; i < b->n_queues; i++) {
-                if (!vhk_ring_runs(b, i))
+                if (!vhk_ring_runs(b, i)) {
+                        vhk_ring_forget(&b->session.rings[i]);
                         continue;
-                int k = vhk_ring_event(b, i, VHK_RING_EVENT_RESET);
-                if (k >= 0)
-                        k = vhk_ring_stop(b, i, VHK_STOP_ABORT);
-                if (k < 0)
-                        return k;
+                }
+                (void)vhk_ring_event(b, i, VHK_RING_EVENT_RESET);
+                b->session.rings[i].forget_due = true;
+                vhk_ring_stop(b, i, VHK_STOP_ABORT);
                 vhk_ring_wait(b, i, VHK_WAIT_STOPPED);
         }
-        return vhk_token_take(b, c, reset_done);
+        vhk_session_reset_device(b);
+        return vhk_ring_waits(b) ? vhk_token_take(b, c, reset_done) : 0;
 }

@@ -47,7 +47,7 @@ int vhk_on_SET_FEATURES(struct vhk_backend *b, const struct vhk_p_u64 *p, struct
                         s->rings[i].enabled = true;
                 }
         vhk_host_update(&b->host);
-        return republish ? vhk_ring_publish_and_answer(b, c) : 0;
+        return republish ? vhk_ring_publish_and_answer(b, c, (old ^ p->value) & VHK_BIT(VHK_F_LOG_ALL)) : 0;
 }
 
 int vhk_session_negotiate(struct vhk_backend *b) {

@@ -70,10 +70,7 @@ static void give_up(struct vhk_backend *b, unsigned i, const char *why) {
         struct vhk_ring_value *r = &b->session.rings[i];
 
         vhk_log(&b->log, VHK_LOG_WARNING, "ring %u: the translation of 0x%llx %s", i, (unsigned long long)r->miss.iova, why);
-        r->miss = (struct vhk_ring_miss){ .is_due = false };
-        int k = vhk_ring_fail(b, i, VHK_RING_TRANSLATION);
-        if (k < 0)
-                vhk_session_fail(b, k, "iotlb.plan", "no ring plan: %s", strerror(-k));
+        vhk_ring_fail(b, i, VHK_RING_TRANSLATION);
 }
 
 static void set_timer(struct vhk_backend *b) {
@@ -141,7 +138,7 @@ void vhk_iotlb_missed(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned
 
         if (!b->session.iotlb || b->state != VHK_BACKEND_SERVING ||
             (r->state != VHK_RING_STATE_RUNNING && r->state != VHK_RING_STATE_STALLED))
-                return;
+                return;                 /* a ring that stops needs it no more */
         if (vhk_iotlb_reach(b->session.iotlb, iova, 1, perm))
                 return;                 /* an update was quicker: the ring will see it */
         (void)vhk_ring_event(b, i, VHK_RING_EVENT_MISS);

@@ -5,7 +5,8 @@
  * Three things say what is marked: the log (SET_LOG_BASE), LOG_ALL among the features (what requests got), and the LOG flag
  * beside a ring's addresses (its used ring). They come in any order: QEMU sends the log first when a migration begins
  * and last when a device starts during one. Each change goes to the running rings as a new configuration, and is answered
- * when all of them have it: from then on a front-end may rely on it, and let go of a log that was replaced.
+ * when all of them have it: from then on a front-end may rely on it, and let go of a log that was replaced. Without an answer
+ * the next message waits: QEMU without REPLY_ACK sends GET_FEATURES to know that a change is in effect.
  *
  * A log has to cover the memory table and the used rings that are marked. A table that grows beyond it is refused while
  * rings run with it (front-ends enlarge the log first); otherwise it is the log that is let go.
@@ -75,10 +76,10 @@ static void adopted(struct vhk_backend *b, int error) {
         vhk_token_answer(b, error, &b->session.log_said, sizeof(b->session.log_said));  /* only SET_LOG_BASE has that reply */
 }
 
-int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c) {
+int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c, bool defer) {
         int k = vhk_ring_publish_all(b);
 
-        if (k < 0 || vhk_wire_answer(&b->session.wire, c->row, &c->header) == VHK_ANSWER_NONE)
+        if (k < 0 || (!defer && vhk_wire_answer(&b->session.wire, c->row, &c->header) == VHK_ANSWER_NONE))
                 return k;
         for (unsigned i = 0; i < b->n_queues; i++)
                 if (vhk_ring_runs(b, i))
@@ -103,7 +104,7 @@ int vhk_on_SET_LOG_BASE(struct vhk_backend *b, const struct vhk_p_log *p, struct
         }
         s->log = new;
         s->log_said = *ret_reply = (struct vhk_p_log_reply){ p->mmap_size, p->mmap_offset };
-        k = is_marking(b) ? vhk_ring_publish_and_answer(b, c) : 0;
+        k = is_marking(b) ? vhk_ring_publish_and_answer(b, c, true) : 0;
         vhk_dirty_unref(old);           /* rings that have not adopted yet hold references of their own */
         return k;
 }
@@ -116,5 +117,5 @@ int vhk_on_SET_LOG_FD(struct vhk_backend *b, const struct vhk_p_none *p, struct 
                 return vhk_refuse(b, k, "log.notifier", "the descriptor is no eventfd, pipe or socket (%s)", strerror(-k));
         vhk_fdref_unref(b->session.log_fd);
         b->session.log_fd = told;
-        return is_marking(b) ? vhk_ring_publish_and_answer(b, c) : 0;
+        return is_marking(b) ? vhk_ring_publish_and_answer(b, c, true) : 0;
 }

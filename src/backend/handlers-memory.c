@@ -44,17 +44,19 @@ static bool keeps_all(const struct vhk_memmap *old, const struct vhk_memmap *new
         return true;
 }
 
-/* Publishes the session's memory to ring @i. */
+/* Publishes the session's memory to ring @i. If its own areas are gone it is broken first. */
 static int give_memory(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
-        int k = vhk_ring_resolve(b, i, vhk_session_mem(b), NULL);
-        bool gone = k < 0 && k != -EAGAIN;
+        struct vhk_ring_config areas = { .stalled = false };
+        bool is_gone = vhk_ring_resolve(b, i, &areas) < 0;
 
-        k = vhk_ring_event(b, i, gone ? VHK_RING_EVENT_MEM_GONE : VHK_RING_EVENT_MEM_CHANGE);
-        if (k < 0)
-                return k;
-        k = vhk_ring_publish(b, i);
-        if (k < 0)
-                return k;
+        int ret = vhk_ring_event(b, i, is_gone ? VHK_RING_EVENT_MEM_GONE : VHK_RING_EVENT_MEM_CHANGE);
+        if (ret < 0)
+                return ret;
+        if (is_gone)
+                vhk_vring_break(&b->rings[i], VHK_RING_MEMORY);
+        ret = vhk_ring_send_update(b, i, &areas);
+        if (ret < 0)
+                return ret;
         vhk_ring_wait(b, i, wait);
         return 0;
 }

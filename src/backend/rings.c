@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Control's half of the rings: the state table is asked, the session's values become plans. Control worker.
+ * Control's half of the rings: the state table is asked, the session's values become orders, reports change the state.
+ * Control worker.
  * Source: vhost-user, "Ring states", "Multiple queue support".
  */
 #include "backend/session.h"
@@ -68,7 +69,7 @@ static int resolve_area(struct vhk_backend *b, unsigned i, const struct vhk_memm
         return 0;
 }
 
-int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c) {
+static int resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c) {
         const struct vhk_ring_value *r = &b->session.rings[i];
         struct area a[3] = {
                 { r->addr.desc, vhk_desc_bytes(r->num), NULL, VHK_IOTLB_R },
@@ -88,21 +89,40 @@ int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap 
         }
         if (areas_overlap(&a[0], &a[1]) || areas_overlap(&a[0], &a[2]) || areas_overlap(&a[1], &a[2]))
                 return vhk_refuse(b, -EINVAL, "ring.overlap", "ring %u: its areas overlap", i);
-        if (ret_c) {
-                ret_c->desc = a[0].host;
-                ret_c->avail = a[1].host;
-                ret_c->used = a[2].host;
-        }
+        ret_c->desc = a[0].host;
+        ret_c->avail = a[1].host;
+        ret_c->used = a[2].host;
         return 0;
 }
 
-/* A ring that broke because its memory had gone is published without areas. */
-int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
+int vhk_ring_resolve(struct vhk_backend *b, unsigned i, struct vhk_ring_config *ret_c) {
+        const struct vhk_ring_value *r = &b->session.rings[i];
+        int ret;
+
+        /* three areas, each of which may need its range; beyond that ranges drive each other out */
+        for (unsigned n = 0; n < VHK_MEM_MAX_REGIONS; n++) {
+                ret = resolve(b, i, vhk_session_mem(b), ret_c);
+                if (ret != -EAGAIN || !b->carrier->fetch || r->state == VHK_RING_STATE_BROKEN)
+                        break;
+                if (b->carrier->fetch(b, r->want_iova, r->want_perm) < 0)
+                        break;
+        }
+        ret_c->mem = vhk_session_mem(b);
+        ret_c->stalled = ret == -EAGAIN;
+        return ret_c->stalled ? 0 : ret;
+}
+
+/* ---- orders ---- */
+
+static int make_setup(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas, struct vhk_vring_setup *ret_setup) {
         const struct vhk_session *s = &b->session;
         const struct vhk_ring_value *r = &s->rings[i];
         struct vhk_ring_config values = {
-                .mem = vhk_session_mem(b),
-                .fault = r->fault,
+                .mem = areas->mem,
+                .desc = areas->desc,
+                .avail = areas->avail,
+                .used = areas->used,
+                .stalled = areas->stalled,
                 .num = (uint16_t)r->num,
                 .enabled = r->enabled,
                 .discard = b->ops->disabled == VHK_DISABLED_DISCARD,
@@ -111,31 +131,64 @@ int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
                 .call = r->call,
                 .err = r->err,
         };
-        int k = b->carrier->fill(b, i, &values);
-        if (k < 0)
-                return k;
-        struct vhk_ring_plan plan = { .goal = VHK_PLAN_RUN, .base = r->base, .poll = r->polled };
+        struct vhk_vring_setup setup = { .poll = r->polled };
 
-        k = vhk_ring_resolve(b, i, values.mem, &values);
-        if (k < 0 && k != -EAGAIN && r->state != VHK_RING_STATE_BROKEN)
-                return k;
-        values.stalled = k == -EAGAIN;
+        int ret = b->carrier->fill(b, i, &values);
+        if (ret < 0)
+                return ret;
         if (s->iotlb)
                 vhk_iotlb_fill_log(b, &values);
-        k = vhk_ring_config_new(&values, &plan.config);
-        if (k < 0)
-                return k;
-        plan.kick = vhk_fdref_ref(r->kick);
-        k = vhk_vring_plan(&b->rings[i], &plan);
-        if (k >= 0 && values.stalled)
-                b->carrier->missed(b, i, r->want_iova, r->want_perm);
-        return k;
+        ret = vhk_ring_config_new(&values, &setup.config);
+        if (ret < 0)
+                return ret;
+        setup.kick = vhk_fdref_ref(r->kick);
+        *ret_setup = setup;
+        return 0;
 }
 
-int vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule) {
-        b->session.rings[i].fault = rule;
-        (void)vhk_ring_event(b, i, VHK_RING_EVENT_FAULT);
-        return vhk_ring_publish(b, i);
+/* A ring that got its order without areas waits for a translation. */
+static void look_at_areas(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas) {
+        const struct vhk_ring_value *r = &b->session.rings[i];
+
+        if (!areas->stalled)
+                return;
+        if (b->carrier->fetch)          /* in vain: it waits for other translations */
+                (void)vhk_ring_event(b, i, VHK_RING_EVENT_MISS);
+        else
+                b->carrier->missed(b, i, r->want_iova, r->want_perm);
+}
+
+int vhk_ring_send_start(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas) {
+        struct vhk_vring_setup setup;
+
+        int ret = make_setup(b, i, areas, &setup);
+        if (ret < 0)
+                return ret;
+        b->session.rings[i].start_error = 0;
+        vhk_vring_start(&b->rings[i], &setup, b->session.rings[i].base);
+        look_at_areas(b, i, areas);
+        return 0;
+}
+
+int vhk_ring_send_update(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas) {
+        struct vhk_vring_setup setup;
+
+        int ret = make_setup(b, i, areas, &setup);
+        if (ret < 0)
+                return ret;
+        vhk_vring_update(&b->rings[i], &setup);
+        look_at_areas(b, i, areas);
+        return 0;
+}
+
+/* A ring that broke because its memory had gone is published without areas. */
+int vhk_ring_publish(struct vhk_backend *b, unsigned i) {
+        struct vhk_ring_config areas = { .stalled = false };
+
+        int ret = vhk_ring_resolve(b, i, &areas);
+        if (ret < 0 && b->session.rings[i].state != VHK_RING_STATE_BROKEN)
+                return ret;
+        return vhk_ring_send_update(b, i, &areas);
 }
 
 int vhk_ring_publish_all(struct vhk_backend *b) {
@@ -148,20 +201,50 @@ int vhk_ring_publish_all(struct vhk_backend *b) {
         return 0;
 }
 
-int vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
-        return vhk_vring_plan(&b->rings[i], &(struct vhk_ring_plan){ .goal = VHK_PLAN_STOP, .how = how });
+static void forget_miss(struct vhk_ring_value *r) {
+        r->miss = (struct vhk_ring_miss){ .is_due = false };
+}
+
+void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule) {
+        forget_miss(&b->session.rings[i]);
+        (void)vhk_ring_event(b, i, VHK_RING_EVENT_FAULT);
+        vhk_vring_break(&b->rings[i], rule);
+}
+
+/* Nothing that is not in flight is done any more: what the ring missed it does not need. */
+void vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
+        forget_miss(&b->session.rings[i]);
+        vhk_vring_stop(&b->rings[i], how);
+}
+
+/* ---- reports ---- */
+
+static void forget_kick(struct vhk_ring_value *r) {
+        r->kick = vhk_fdref_unref(r->kick);
+        r->polled = false;
+        forget_miss(r);
+}
+
+void vhk_ring_not_started(struct vhk_backend *b, unsigned i, int error) {
+        struct vhk_ring_value *r = &b->session.rings[i];
+
+        r->start_error = error;
+        (void)vhk_ring_event(b, i, VHK_RING_EVENT_NOT_STARTED);
+        if (!vhk_ring_runs(b, i))
+                forget_kick(r);
 }
 
 void vhk_ring_stopped(struct vhk_backend *b, unsigned i) {
         struct vhk_ring_value *r = &b->session.rings[i];
 
         vhk_inband_flush(b, i);
-        r->base = b->rings[i].base;
-        r->kick = vhk_fdref_unref(r->kick);
-        r->polled = false;
-        r->fault = VHK_RING_OK;
-        r->miss = (struct vhk_ring_miss){ .is_due = false };
+        r->base = vhk_vring_take_stopped(&b->rings[i]);
+        forget_kick(r);
         (void)vhk_ring_event(b, i, VHK_RING_EVENT_DRAINED);
+        if (r->forget_due)
+                vhk_ring_forget(r);
+        if (!b->session.wire.running)
+                b->carrier->stopped(b);
 }
 
 void vhk_ring_wait(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
@@ -176,7 +259,7 @@ bool vhk_ring_waits(struct vhk_backend *b) {
                 struct vhk_vring *v = &b->rings[i];
                 if ((v->wait == VHK_WAIT_ADOPTED && vhk_vring_has_adopted(v, v->wait_seq)) ||
                     (v->wait == VHK_WAIT_SETTLED && vhk_vring_has_settled(v, v->wait_seq)) ||
-                    (v->wait == VHK_WAIT_STOPPED && vhk_vring_has_stopped(v, v->wait_seq)))
+                    (v->wait == VHK_WAIT_STOPPED && !v->stop_due))
                         v->wait = VHK_WAIT_NONE;
                 any |= v->wait != VHK_WAIT_NONE;
         }

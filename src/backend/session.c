@@ -3,7 +3,7 @@
  * A session from its first message to its last ring, whoever carries it. Control worker.
  *
  * A failure found deep inside a handler only marks the session; vhk_session_check() closes it when nothing of the
- * message is in use any more. Closing stops all rings and waits for the requests that the device has; then everything that
+ * message is in use any more: never inside of a handler, whatever calls it there. Closing stops all rings and waits for the requests that the device has; then everything that
  * came with the session is let go and the device is reset.
  */
 #include <time.h>
@@ -31,7 +31,7 @@ void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const c
 }
 
 void vhk_session_check(struct vhk_backend *b) {
-        if (b->failed && b->state == VHK_BACKEND_SERVING)
+        if (b->failed && !b->handling && b->state == VHK_BACKEND_SERVING)
                 vhk_session_close(b, VHK_STOP_ABORT);
 }
 
@@ -93,7 +93,7 @@ void vhk_session_close(struct vhk_backend *b, enum vhk_stop how) {
                 if (!vhk_ring_runs(b, i))
                         continue;
                 (void)vhk_ring_event(b, i, VHK_RING_EVENT_RESET);
-                (void)vhk_ring_stop(b, i, how);         /* has memory set aside */
+                vhk_ring_stop(b, i, how);
                 vhk_ring_wait(b, i, VHK_WAIT_STOPPED);
         }
         if (all_stopped(b))
@@ -121,11 +121,25 @@ static void look_at_miss(struct vhk_backend *b, struct vhk_vring *v) {
                 b->carrier->missed(b, v->index, iova, perm);
 }
 
-void vhk_session_reported(struct vhk_vring *v) {
-        struct vhk_backend *b = v->owner;
+/* A stop is looked at first and consumed last: what the ring reported before it belongs to the time before it. */
+void vhk_session_collect(struct vhk_backend *b, unsigned i) {
+        struct vhk_vring *v = &b->rings[i];
+        bool has_stopped = vhk_vring_has_stopped(v);
+        int start = vhk_vring_take_start(v);
 
         look_at_fault(b, v);
         look_at_miss(b, v);
+        if (start < 0)
+                vhk_ring_not_started(b, i, start);
+        if (has_stopped)
+                vhk_ring_stopped(b, i);
+}
+
+void vhk_session_reported(struct vhk_vring *v) {
+        struct vhk_backend *b = v->owner;
+
+        if (b->state == VHK_BACKEND_SERVING || b->state == VHK_BACKEND_CLOSING)
+                vhk_session_collect(b, v->index);
         switch (b->state) {
         case VHK_BACKEND_SERVING:
                 vhk_token_check(b);

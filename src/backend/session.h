@@ -35,12 +35,13 @@ struct vhk_ring_miss {
 /* What the front-end said of a ring, and its state as control sees it. */
 struct vhk_ring_value {
         uint8_t state;                  /* enum vhk_ring_state */
-        uint8_t fault;                  /* enum vhk_ring_rule: control has broken it */
         uint8_t want_perm;              /* of an area, as found out by vhk_ring_resolve() */
         uint64_t want_iova;
         struct vhk_ring_miss miss;
         bool enabled, has_addr, polled;
+        bool forget_due;                /* RESET_DEVICE: what was set of it is forgotten when it has stopped, however late */
         uint16_t base;
+        int start_error;                /* of the newest start; 0: it runs, or its worker has not reported yet */
         uint32_t num;
         struct vhk_p_vring_addr addr;   /* as it came */
         struct vhk_fdref *kick, *call, *err;
@@ -60,6 +61,7 @@ struct vhk_session {
         bool has_owner;
         bool negotiated;                /* the device knows wire.features */
         bool reset_due;                 /* STATUS 0 came while rings ran: the device is reset when they have stopped */
+        bool reset_pending;             /* likewise RESET_DEVICE; until then no ring starts */
         struct vhk_memmap *mem;
         struct vhk_memmap *iotlb;       /* translations over mem; NULL: without ACCESS_PLATFORM */
         struct vhk_dirty *log;          /* the newest; NULL: none */
@@ -84,6 +86,7 @@ struct vhk_token {
         void (*finish)(struct vhk_backend *b, int error);
         unsigned ring;
         uint32_t value;                 /* of a SET_VRING_NUM or SET_VRING_BASE that waits for the ring to stop */
+        bool starts;                    /* of a SET_VRING_KICK: the ring was stopped before */
         struct vhk_memmap *old_mem;     /* of a memory change, kept until nobody can look at it; owned */
 };
 
@@ -134,6 +137,10 @@ struct vhk_backend_ops {
         bool (*has_gone)(const struct vhk_backend *b);  /* the front-end, while nothing is read */
         void (*faulted)(struct vhk_backend *b, unsigned i);     /* ring @i broke: is that the end of more than the ring? */
         void (*missed)(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned perm);        /* ring @i needs a translation that is not there */
+        void (*stopped)(struct vhk_backend *b);         /* the last ring has stopped: what waited for that is done now */
+        /* What an area of a ring needs is not translated: find it out now. 0: there is news, try again; or a refusal. NULL: it
+         * is asked for (missed) */
+        int (*fetch)(struct vhk_backend *b, uint64_t iova, unsigned perm);
         int (*fill)(struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);      /* the carrier's part of a ring's configuration; or a refusal */
         void (*config_changed)(struct vhk_host *h);     /* of the device: host.changed says so until it was told */
         void (*free)(struct vhk_backend *b);
@@ -161,6 +168,7 @@ struct vhk_backend {
         struct vhk_timer *timer;        /* begin, rest after a failed accept, token, stop: one at a time */
         uint64_t stop_deadline;
 
+        bool handling;                  /* a message is at its handler: its payload is in use, the connection stays */
         bool failed;                    /* the connection is to be closed, for this reason */
         struct vhk_error failure;
         struct vhk_error story;         /* of the message at hand */
@@ -219,7 +227,8 @@ void vhk_token_drop(struct vhk_backend *b);
 /* ---- session.c ---- */
 
 int vhk_session_begin(struct vhk_backend *b, int fd);   /* takes @fd */
-/* Marks the connection as failed; the caller's caller closes it with vhk_session_check(). */
+/* Marks the connection as failed; who was called by the loop closes it with vhk_session_check(), which does nothing while a
+ * message is being handled. */
 void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
 void vhk_session_check(struct vhk_backend *b);
 /* Stops all rings; the connection is closed at once if @how is ABORT, else when they have stopped. */
@@ -228,7 +237,9 @@ void vhk_session_abandon(struct vhk_backend *b);
 void vhk_session_gone(struct vhk_backend *b);           /* the front-end has left in order */
 void vhk_session_on_timer(struct vhk_backend *b);
 void vhk_session_reported(struct vhk_vring *v);
-/* If that is due and no ring runs. */
+/* Consumes what the worker of ring @i has reported: a start that failed, a fault, a miss, a stop (whoever waits, or nobody). */
+void vhk_session_collect(struct vhk_backend *b, unsigned i);
+/* If that is due and no ring runs, nor still stops. */
 void vhk_session_reset_device(struct vhk_backend *b);
 /* Tells the device the features in use, if it does not know them. */
 int vhk_session_negotiate(struct vhk_backend *b);
@@ -245,21 +256,27 @@ void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *paylo
 /* The action (enum vhk_ring_action) of @event, and the state that follows is entered; or a refusal. */
 int vhk_ring_event(struct vhk_backend *b, unsigned i, enum vhk_ring_event event);
 bool vhk_ring_runs(const struct vhk_backend *b, unsigned i);    /* its home has a configuration: RUNNING, BROKEN or DRAINING */
-int vhk_ring_publish(struct vhk_backend *b, unsigned i);        /* the session's values as a plan to run */
+/* Where the ring's areas are in the memory in use, into @ret_c (zeroed; its mem, areas, stalled). 0, also if a translation is
+ * missing (stalled; want_iova, want_perm); or a refusal */
+int vhk_ring_resolve(struct vhk_backend *b, unsigned i, struct vhk_ring_config *ret_c);
+/* Orders to the ring's worker, with the session's values and what vhk_ring_resolve() found. 0, or a negative errno: none was sent */
+int vhk_ring_send_start(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas);
+int vhk_ring_send_update(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas);
+int vhk_ring_publish(struct vhk_backend *b, unsigned i);        /* both: to a ring that runs */
 int vhk_ring_publish_all(struct vhk_backend *b);
-int vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how);
-void vhk_ring_stopped(struct vhk_backend *b, unsigned i);       /* the home reported it */
+void vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how);
+void vhk_ring_not_started(struct vhk_backend *b, unsigned i, int error);        /* its worker reported it */
+void vhk_ring_stopped(struct vhk_backend *b, unsigned i);       /* likewise */
 void vhk_ring_wait(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait);
 bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring still wait? */
-/* Are the ring's areas inside of @mem? 0, -EAGAIN (a translation is missing: want_iova, want_perm), or a refusal. @ret_c may be NULL. */
-int vhk_ring_resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c);
 void vhk_ring_forget(struct vhk_ring_value *r);
-/* Control has found a reason: the ring is BROKEN. 0, or a negative errno (no plan) */
-int vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule);
+/* Control has found a reason: the ring is BROKEN. */
+void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule);
 /* Takes *@fd as a notification descriptor, if it can be one. -EINVAL */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
-/* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. */
-int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c);
+/* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. With
+ * @defer the next message waits as well, whether an answer is due or not. */
+int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c, bool defer);
 
 /* SET_VRING_KICK: starts the ring, or exchanges its kick descriptor; takes @kick, also on failure. NULL: the ring is polled. */
 int vhk_ring_start(struct vhk_backend *b, struct vhk_call *c, unsigned i, struct vhk_fdref *kick);

@@ -714,8 +714,11 @@ TEST(device_refuses_to_start) {
         static struct rig r;
 
         rig_open(&r, NULL, NULL);
+        fe_set_up(&r, 0);
+        ring_make(&r, 0);
+        ring_set_up(&r, 0, 0);
         r.dev.refuse_start = -EIO;
-        fe_set_up(&r, 1);
+        fe_send(&r, VHK_FE_SET_VRING_KICK, 0, &(uint64_t){ 0 }, 8, &r.rings[0].kick, 1);        /* no answer is due */
         PUMP_UNTIL(&r, is_readable(r.rings[0].err));
         pump(&r);
         CHECK(strstr(r.log, "ring.device"));
@@ -723,7 +726,7 @@ TEST(device_refuses_to_start) {
         r.dev.refuse_start = 0;
         CHECK_EQ(ring_stop(&r, 0), 0);
         CHECK_EQ(r.dev.n_stopped, 0);
-        CHECK_EQ(fe_ask_fd(&r, VHK_FE_SET_VRING_KICK, 0, r.rings[0].kick), 0);
+        ring_go(&r, 0);
         work(&r, 0, 3);
         rig_close(&r);
 }

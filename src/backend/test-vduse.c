@@ -242,6 +242,68 @@ TEST(h62_reset_that_takes_too_long) {
         vduse_close(&r);
 }
 
+/* The reset was answered at its limit; its requests are done later, when nobody waits for them. */
+TEST(a_ring_of_a_device_that_was_reset_starts_with_its_next_driver_alone) {
+        static struct rig r;
+
+        vduse_open(&r, &(struct vhk_backend_options){ .limit_ns = 50000000 }, NULL);
+        CHECK_EQ(bring_up(&r, 1), 0);
+        for (unsigned i = 0; i < 5; i++) {
+                vq_add(&r, 0);
+                PUMP_UNTIL(&r, ring_is_idle(&r, 0));
+        }
+        r.dev.hold = true;
+        vq_add(&r, 0);
+        PUMP_UNTIL(&r, r.dev.n_held == 1);
+        unsigned n_reset = r.dev.n_reset;
+        int late_kick = K.kick[1];
+        CHECK_EQ(set_status(&r, 0), 1);
+        vq_set_up(&r, 1, 0);                                    /* a ring that gets ready is none of this device any more */
+        if (late_kick >= 0)
+                vhk_notify_fd(late_kick);
+        CHECK_EQ(update_iotlb(&r, GPA + (1u << 30), GPA + (1u << 30) + 4095), 1);
+        CHECK_EQ(r.dev.n_reset, n_reset);
+        CHECK_EQ(r.dev.n_stopped, 0);
+        r.dev.hold = false;
+        dev_release(&r.dev);
+        PUMP_UNTIL(&r, r.dev.n_reset == n_reset + 1);           /* now it is */
+        CHECK_EQ(r.dev.n_stopped, 1);
+        CHECK_EQ(update_iotlb(&r, GPA + (1u << 30), GPA + (1u << 30) + 4095), 0);
+        pump(&r);
+        CHECK_EQ(r.dev.n_start, 1);
+        CHECK_EQ(bring_up(&r, 1), 0);
+        CHECK_EQ(r.dev.n_start, 2);
+        vq_add(&r, 0);
+        PUMP_UNTIL(&r, ring_is_idle(&r, 0));
+        vduse_close(&r);
+}
+
+/* One of two rings does not start: DRIVER_OK is refused when the other has stopped, or at the limit; until then it cannot start. */
+static unsigned n_starts;
+
+static int second_start_fails(void *arg, struct vhk_queue *q, struct vhk_worker *home) {
+        (void)dev_queue_start(arg, q, home);
+        return ++n_starts == 2 ? -ENOMEM : 0;
+}
+
+TEST(a_driver_whose_rings_do_not_all_start_may_try_again) {
+        struct vhk_device_ops ops = dev_ops;
+        static struct rig r;
+
+        n_starts = 0;
+        ops.queue_start = second_start_fails;
+        vduse_open(&r, NULL, &ops);
+        CHECK_EQ(bring_up(&r, 2), 1);
+        CHECK_EQ(r.dev.n_stopped, 1);
+        CHECK_EQ(bring_up(&r, 2), 0);
+        CHECK_EQ(r.dev.n_start, 4);
+        for (unsigned i = 0; i < 2; i++) {
+                vq_add(&r, i);
+                PUMP_UNTIL(&r, ring_is_idle(&r, i));
+        }
+        vduse_close(&r);
+}
+
 /* The same contents in another file. */
 static int other_memory(struct rig *r) {
         int fd = memfd_create("other", MFD_CLOEXEC);

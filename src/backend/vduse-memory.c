@@ -92,8 +92,7 @@ static bool is_sound(const struct vhk_sys_vduse_iotlb *e, uint64_t iova) {
         return e->first <= iova && iova <= e->last && e->last - e->first != UINT64_MAX && e->perm >= VHK_IOTLB_R && e->perm <= VHK_IOTLB_RW;
 }
 
-/* Maps the range that @iova lies in. 0: it may be accessed as @perm says; or a refusal. */
-static int fetch(struct vhk_backend *b, uint64_t iova, unsigned perm) {
+int vhk_vduse_fetch(struct vhk_backend *b, uint64_t iova, unsigned perm) {
         struct vhk_sys_vduse_iotlb e = { .first = iova, .last = iova };
         struct vhk_mapping *m;
         int fd;
@@ -116,50 +115,24 @@ static int fetch(struct vhk_backend *b, uint64_t iova, unsigned perm) {
         return 0;
 }
 
-int vhk_vduse_map_areas(struct vhk_backend *b, unsigned i) {
-        const struct vhk_ring_value *r = &b->session.rings[i];
-        int k;
-
-        /* three areas, each of which may need its range; beyond that ranges drive each other out */
-        for (unsigned n = 0; (k = vhk_ring_resolve(b, i, b->session.iotlb, NULL)) == -EAGAIN && n < VHK_MEM_MAX_REGIONS; n++) {
-                k = fetch(b, r->want_iova, r->want_perm);
-                if (k < 0)
-                        return k;
-        }
-        return k;
-}
-
-int vhk_vduse_publish(struct vhk_backend *b, unsigned i) {
-        if (b->session.rings[i].state != VHK_RING_STATE_BROKEN)
-                (void)vhk_vduse_map_areas(b, i);
-        b->vduse->quiet = true;
-        int k = vhk_ring_publish(b, i);
-        b->vduse->quiet = false;
-        return k;
-}
-
 void vhk_vduse_missed(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned perm) {
         const struct vhk_ring_value *r = &b->session.rings[i];
         int k = 0;
 
         if (b->state != VHK_BACKEND_SERVING || (r->state != VHK_RING_STATE_RUNNING && r->state != VHK_RING_STATE_STALLED))
-                return;
+                return;                 /* a ring that stops needs it no more */
         (void)vhk_ring_event(b, i, VHK_RING_EVENT_MISS);
-        if (b->vduse->quiet)            /* one of its areas: it waits for another table */
-                return;
         if (!vhk_iotlb_reach(b->session.iotlb, iova, 1, perm))
-                k = fetch(b, iova, perm);
-        if (k >= 0) {
-                (void)vhk_ring_event(b, i, VHK_RING_EVENT_IOTLB);
-                k = vhk_vduse_publish(b, i);
-        } else {
+                k = vhk_vduse_fetch(b, iova, perm);
+        if (k < 0) {
                 vhk_log(&b->log, VHK_LOG_WARNING, "ring %u: %s", i, b->story.text);
-                b->vduse->quiet = true;
-                k = vhk_ring_fail(b, i, VHK_RING_TRANSLATION);
-                b->vduse->quiet = false;
+                vhk_ring_fail(b, i, VHK_RING_TRANSLATION);
+                return;
         }
+        (void)vhk_ring_event(b, i, VHK_RING_EVENT_IOTLB);
+        k = vhk_ring_publish(b, i);
         if (k < 0)
-                vhk_session_fail(b, k, "vduse.plan", "no ring plan: %s", strerror(-k));
+                vhk_session_fail(b, k, "vduse.plan", "no order to a ring: %s", strerror(-k));
 }
 
 int vhk_vduse_update(struct vhk_backend *b, uint64_t first, uint64_t last) {
@@ -169,7 +142,7 @@ int vhk_vduse_update(struct vhk_backend *b, uint64_t first, uint64_t last) {
                 if (!vhk_ring_runs(b, i))
                         continue;
                 (void)vhk_ring_event(b, i, VHK_RING_EVENT_IOTLB);
-                k = vhk_vduse_publish(b, i);
+                k = vhk_ring_publish(b, i);
                 vhk_ring_wait(b, i, VHK_WAIT_SETTLED);
         }
         return k < 0 ? vhk_refuse(b, k, "vduse.plan", "no memory for a change of translations: %s", strerror(-k)) : 0;

@@ -9,7 +9,8 @@
  *   FEATURES_OK       the driver's choice: refused if it was not offered, or without VERSION_1
  *   DRIVER_OK         each ring that is ready is looked up, its areas are mapped, it starts; answered when all run. One that gets
  *                     ready later starts at its first kick, for no message tells of it
- *   status 0          rings drain; then memory and record are forgotten, the device is reset
+ *   status 0          rings drain; then memory and record are forgotten, the device is reset; also if the answer had to be
+ *                     given before. Until then DRIVER_OK is refused, and no ring starts
  *   UPDATE_IOTLB      rings go over to other memory; answered when no request of the time before is in flight
  *   GET_VQ_STATE      asked of the ring's home
  *
@@ -141,8 +142,18 @@ static int negotiate(struct vhk_backend *b) {
         return vhk_session_negotiate(b);
 }
 
+/* Where ring @i is, with all that it needs mapped; or a refusal. What was found for one ring is out of date after the next. */
+static int find_areas(struct vhk_backend *b, unsigned i, struct vhk_ring_config *ret_areas) {
+        int ret = vhk_ring_resolve(b, i, ret_areas);
+
+        if (ret >= 0 && ret_areas->stalled)     /* the story is that of vhk_vduse_fetch() */
+                ret = b->story.code < 0 ? b->story.code : -EFAULT;
+        return ret;
+}
+
 /* What the driver made of ring @i, as values of the session. 1: it is ready; 0: it is not used; or a refusal. */
 static int look_up(struct vhk_backend *b, unsigned i) {
+        struct vhk_ring_config areas = { .stalled = false };
         struct vhk_ring_value *r = &b->session.rings[i];
         struct vhk_sys_vduse_vq_info q = { .index = i };
 
@@ -157,11 +168,12 @@ static int look_up(struct vhk_backend *b, unsigned i) {
         r->base = q.split.avail;
         r->addr = (struct vhk_p_vring_addr){ .index = i, .desc = q.desc, .avail = q.driver, .used = q.device };
         r->has_addr = r->enabled = true;
-        k = vhk_vduse_map_areas(b, i);
+        k = find_areas(b, i, &areas);
         return k < 0 ? k : 1;
 }
 
 static int start_ring(struct vhk_backend *b, unsigned i) {
+        struct vhk_ring_config areas = { .stalled = false };
         struct vhk_ring_value *r = &b->session.rings[i];
         int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
@@ -172,9 +184,14 @@ static int start_ring(struct vhk_backend *b, unsigned i) {
                 k = vhk_sys_vduse_vq_setup_kickfd(b->vduse->fd, i, vhk_fdref_get(r->kick));
         if (k < 0)
                 return vhk_refuse(b, k, "ring.kick", "ring %u: no descriptor for its kicks: %s", i, strerror(-k));
-        k = vhk_ring_event(b, i, VHK_RING_EVENT_KICK);
+        k = find_areas(b, i, &areas);
         if (k >= 0)
-                k = vhk_vduse_publish(b, i);
+                k = vhk_ring_event(b, i, VHK_RING_EVENT_KICK);
+        if (k < 0)
+                return k;
+        k = vhk_ring_send_start(b, i, &areas);
+        if (k < 0)
+                vhk_ring_not_started(b, i, k);
         if (k < 0)
                 return vhk_refuse(b, k, "vduse.plan", "ring %u does not start: %s", i, strerror(-k));
         vhk_ring_wait(b, i, VHK_WAIT_ADOPTED);
@@ -226,12 +243,14 @@ static int wait_for_ring(struct vhk_backend *b, unsigned i) {
         return k < 0 ? vhk_refuse(b, k, "ring.kick", "ring %u: no descriptor for its kicks: %s", i, strerror(-k)) : 0;
 }
 
+/* None starts late from now on. */
 static void stop_rings(struct vhk_backend *b) {
         for (unsigned i = 0; i < b->n_queues; i++) {
+                stop_waiting(&b->vduse->rings[i]);
                 if (!vhk_ring_runs(b, i))
                         continue;
                 (void)vhk_ring_event(b, i, VHK_RING_EVENT_RESET);
-                (void)vhk_ring_stop(b, i, VHK_STOP_DRAIN);      /* has memory set aside */
+                vhk_ring_stop(b, i, VHK_STOP_DRAIN);
                 vhk_ring_wait(b, i, VHK_WAIT_STOPPED);
         }
 }
@@ -239,14 +258,30 @@ static void stop_rings(struct vhk_backend *b) {
 /* All rings have stopped: as if they had never run. */
 static void forget_rings(struct vhk_backend *b) {
         for (unsigned i = 0; i < b->n_queues; i++) {
-                if (vhk_ring_runs(b, i))
-                        vhk_ring_stopped(b, i);
                 vhk_ring_forget(&b->session.rings[i]);
                 vhk_store_relaxed(&b->vduse->rings[i].irq_due, false);
                 b->vduse->rings[i].n_tries = 0;
-                stop_waiting(&b->vduse->rings[i]);
         }
         vhk_vduse_record_set_running(&b->vduse->record, false);
+}
+
+/* All rings have stopped: what a reset, or a DRIVER_OK that failed, has left to do. Whether an answer waits for it or not. */
+static void stopped(struct vhk_backend *b) {
+        struct vhk_vduse *u = b->vduse;
+
+        if (!u->reset_pending && !u->undo_pending)
+                return;
+        forget_rings(b);
+        if (u->reset_pending) {
+                vhk_vduse_record_wipe(&u->record);
+                int ret = vhk_vduse_forget_memory(b);
+                if (ret < 0)
+                        vhk_session_fail(b, ret, "vduse.reset", "no memory for a reset: %s", strerror(-ret));
+                b->session.reset_due = true;
+        }
+        u->reset_pending = u->undo_pending = false;
+        if (b->state == VHK_BACKEND_SERVING)    /* else its end does it */
+                vhk_session_reset_device(b);
 }
 
 /* Starts all rings that are ready. 0; or a refusal, after which some may run. */
@@ -292,7 +327,7 @@ static int on_get_vq_state(struct vhk_backend *b, const struct vhk_sys_vduse_req
                 return vhk_refuse(b, -EINVAL, "vduse.ring", "ring %u of %u", r->vq_index, b->n_queues);
         if (!vhk_ring_runs(b, r->vq_index))
                 return get_vq_state_stopped(b, r);
-        int k = vhk_vduse_publish(b, r->vq_index);
+        int k = vhk_ring_publish(b, r->vq_index);
         if (k < 0)
                 return vhk_refuse(b, k, "vduse.plan", "ring %u cannot be asked: %s", r->vq_index, strerror(-k));
         vhk_ring_wait(b, r->vq_index, VHK_WAIT_ADOPTED);
@@ -300,45 +335,46 @@ static int on_get_vq_state(struct vhk_backend *b, const struct vhk_sys_vduse_req
 }
 
 static void reset_done(struct vhk_backend *b, int error) {
-        b->session.status = 0;          /* in the kernel it is, whatever we answer */
-        if (error == 0) {
-                forget_rings(b);
-                vhk_vduse_record_wipe(&b->vduse->record);
-                error = vhk_vduse_forget_memory(b);
-                if (error < 0)
-                        vhk_refuse(b, error, "vduse.plan", "no memory for a reset");
-                b->session.reset_due = true;
-                vhk_session_reset_device(b);
-        }
         answer(b, error, NULL);
 }
 
+/* In the kernel the status is 0, whatever we answer. */
 static int reset(struct vhk_backend *b, const struct vhk_sys_vduse_request *r) {
+        b->session.status = 0;
+        b->vduse->reset_pending = true;
         stop_rings(b);
+        if (!b->session.wire.running)
+                stopped(b);
         return later(b, r, reset_done);
 }
 
 /* Back to where DRIVER_OK found them. */
 static void start_undone(struct vhk_backend *b, int error) {
-        if (error == 0)
-                forget_rings(b);
-        b->session.status &= (uint8_t)~DRIVER_OK;
-        vhk_vduse_record_set_running(&b->vduse->record, false);
         vhk_refuse(b, -EIO, "vduse.start", "rings did not start");
         answer(b, -EIO, NULL);
 }
 
+/* The answer is due when the rings that did start have stopped. */
+static void undo_start(struct vhk_backend *b) {
+        b->session.status &= (uint8_t)~DRIVER_OK;
+        vhk_vduse_record_set_running(&b->vduse->record, false);
+        b->vduse->undo_pending = true;
+        stop_rings(b);
+        if (!b->session.wire.running)
+                stopped(b);
+}
+
 static void started(struct vhk_backend *b, int error) {
         for (unsigned i = 0; i < b->n_queues; i++)
-                if (b->session.rings[i].state == VHK_RING_STATE_BROKEN)
+                if (b->session.rings[i].start_error < 0 || b->session.rings[i].state == VHK_RING_STATE_BROKEN)
                         error = -EIO;
         if (error == 0) {
                 answer(b, 0, NULL);
                 return;
         }
-        b->token.finish = start_undone;         /* the answer is due when they have stopped */
+        b->token.finish = start_undone;
         b->token.deadline = vhk_now() + b->limit_ns;
-        stop_rings(b);
+        undo_start(b);
         vhk_token_check(b);
 }
 
@@ -350,7 +386,7 @@ static int start(struct vhk_backend *b, const struct vhk_sys_vduse_request *r) {
         if (k < 0)
                 vhk_log(&b->log, VHK_LOG_WARNING, "the driver cannot go on (%s): %s", b->story.rule, b->story.text);
         if (k < 0)
-                stop_rings(b);
+                undo_start(b);
         else
                 b->session.status = r->status;
         return later(b, r, k < 0 ? start_undone : started);
@@ -399,8 +435,10 @@ static void handle(struct vhk_backend *b, const struct vhk_sys_vduse_request *r)
         vhk_log(&b->trace, VHK_LOG_DEBUG, "-> vduse %u: type %u, ring %u, status 0x%02x, 0x%llx to 0x%llx", r->id, r->type, r->vq_index, r->status,
                 U(r->first), U(r->last));
         b->story = (struct vhk_error){ .code = -EINVAL, .rule = "backend.refused", .text = "refused" };
+        b->handling = true;
         int k = r->type < VHK_N(handlers) ? handlers[r->type](b, r)
                                           : vhk_refuse(b, -EOPNOTSUPP, "vduse.type", "a request of an unknown type (%u)", r->type);
+        b->handling = false;
         if (k != VHK_CALL_LATER)
                 answer_with(b, r, k, NULL);
         else
@@ -738,6 +776,8 @@ const struct vhk_backend_ops vhk_backend_vduse = {
         .has_gone = has_gone,
         .faulted = faulted,
         .missed = vhk_vduse_missed,
+        .stopped = stopped,
+        .fetch = vhk_vduse_fetch,
         .fill = fill,
         .config_changed = config_changed,
         .free = free_carrier,

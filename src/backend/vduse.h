@@ -55,7 +55,8 @@ struct vhk_vduse {
         bool lent_control, lent_fd;     /* inherited: ours once the back-end is open */
         bool owns_lent;
         bool made;                      /* by us, just now: there is no predecessor */
-        bool quiet;                     /* a ring is being published: what it lacks was looked for already */
+        bool reset_pending;             /* what the driver has reset is forgotten when all rings have stopped, however late */
+        bool undo_pending;              /* likewise a DRIVER_OK that failed, but memory and record stay */
         struct vhk_vduse_record record;
         struct vhk_watch *watch;
         struct vhk_sys_vduse_request request;   /* the token's */
@@ -68,10 +69,8 @@ struct vhk_vduse {
 
 /* No translations at all. -ENOMEM */
 int vhk_vduse_forget_memory(struct vhk_backend *b);
-/* Publishes ring @i; its areas are mapped before, if they can be. */
-int vhk_vduse_publish(struct vhk_backend *b, unsigned i);
-/* Maps what the areas of ring @i lie in. 0, or a refusal */
-int vhk_vduse_map_areas(struct vhk_backend *b, unsigned i);
+/* Maps the range that @iova lies in. 0: it may be accessed as @perm says; or a refusal. */
+int vhk_vduse_fetch(struct vhk_backend *b, uint64_t iova, unsigned perm);
 void vhk_vduse_missed(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned perm);
 /* [first, last] is not what it was: every ring goes over to what is there now, and is to be waited for until it has settled. */
 int vhk_vduse_update(struct vhk_backend *b, uint64_t first, uint64_t last);

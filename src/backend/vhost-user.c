@@ -147,6 +147,11 @@ static int fill(struct vhk_backend *b, unsigned i, struct vhk_ring_config *c) {
         return vhk_inband_fill(b, i, c);
 }
 
+static void stopped(struct vhk_backend *b) {
+        if (b->state == VHK_BACKEND_SERVING)    /* else the session's end does it */
+                vhk_session_reset_device(b);
+}
+
 /* ---- the beginning ---- */
 
 static int begin(struct vhk_backend *b, int fd) {
@@ -213,6 +218,7 @@ const struct vhk_backend_ops vhk_backend_vhost_user = {
         .has_gone = has_gone,
         .faulted = faulted,
         .missed = vhk_iotlb_missed,
+        .stopped = stopped,
         .fill = fill,
         .config_changed = vhk_host_send_change,
         .free = free_carrier,

@@ -180,7 +180,7 @@ static int open_areas(struct vhk_queue *q) {
 static enum vhk_ring_rule find_fault(const struct vhk_ring_config *c) {
         bool has_areas = c->desc && c->avail && c->used;
 
-        return c->fault ? (enum vhk_ring_rule)c->fault : has_areas || c->stalled ? VHK_RING_OK : VHK_RING_MEMORY;
+        return has_areas || c->stalled ? VHK_RING_OK : VHK_RING_MEMORY;
 }
 
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used) {
@@ -405,8 +405,12 @@ static bool areas_settled(struct vhk_queue *q) {
         return true;
 }
 
+bool vhk_queue_is_settled(struct vhk_queue *q) {
+        return !q->n_old && areas_settled(q);
+}
+
 void vhk_queue_check_settled(struct vhk_queue *q) {
-        if ((q->after & VHK_AFTER_SETTLE) && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : !q->n_old && areas_settled(q))) {
+        if ((q->after & VHK_AFTER_SETTLE) && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : vhk_queue_is_settled(q))) {
                 q->after &= (uint8_t)~VHK_AFTER_SETTLE;
                 q->tell_settled = true;
         }

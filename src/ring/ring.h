@@ -43,7 +43,6 @@ struct vhk_ring_config {
         uint16_t num;
         bool enabled, discard;          /* disabled: hold, or let the device see and drop (VHK_DISABLED_DISCARD) */
         bool stalled;                   /* translations of its areas are missing (no desc, avail, used): it waits for them */
-        uint8_t fault;                  /* enum vhk_ring_rule: the owner wants it BROKEN; VHK_RING_OK: not */
         bool event_idx, indirect;       /* negotiated; a guest that uses what it did not negotiate breaks its ring */
         /* host addresses, validated against @mem by control: each area in one region, aligned 16, 2, 4 */
         struct vhk_desc *desc;
@@ -104,9 +103,12 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
  * are in flight: ops->settled comes when they are done. A snapshot that extends the former (vhk_memmap_extends()) is not another;
  * with @c->stalled requests in flight are still published where the areas were, then these are let go */
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
+/* home; is no request in flight that was popped under a former snapshot, nor anything left to be published in former areas? A
+ * fact of the queue, whatever is adopted meanwhile */
+bool vhk_queue_is_settled(struct vhk_queue *q);
 /* home; pop gives nothing from now on. 0: none is in flight; 1: ops->settled comes when that is so */
 int vhk_queue_drain(struct vhk_queue *q);
-/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE); ops->broken is called */
+/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE, VHK_RING_TRANSLATION ...); ops->broken is called */
 void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule);
 /* home; none in flight: -> STOPPED, gives up its config; returns the next available index (also of a BROKEN ring) */
 uint16_t vhk_queue_stop(struct vhk_queue *q);

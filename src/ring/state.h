@@ -29,7 +29,7 @@ enum vhk_ring_action {
         VHK_RING_DO_ADOPT,              /* home: the new descriptor, flag or memory: vhk_queue_adopt() */
         VHK_RING_DO_DRAIN,              /* home: vhk_queue_drain(); answer at DRAINED */
         VHK_RING_DO_ABORT,              /* home: the same, nobody will look at the result */
-        VHK_RING_DO_BREAK,              /* MEM_GONE: home adopts a configuration without areas; FAULT: home did it; tell (err fd) */
+        VHK_RING_DO_BREAK,              /* MEM_GONE: home breaks it, and adopts a configuration without areas; FAULT: likewise, or home did it */
         VHK_RING_DO_ANSWER,             /* the ring has stopped: its base can be told */
 };
 

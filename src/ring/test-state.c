@@ -17,7 +17,7 @@ static const struct { const char *name, *cells; } expected[] = {
         { "SET_VRING_CALL",                  "Sk Ra Wa Da Bk" },
         { "SET_VRING_ERR",                   "Sk Ra Wa Da Bk" },
         { "SET_VRING_ENABLE",                "Sk Ra Wa Da Bk" },
-        { "GET_VRING_BASE",                  "Sr Dd Dd -- Dd" },
+        { "GET_VRING_BASE",                  "Sr Dd Dd Dd Dd" },
         { "reset or disconnect",             "Sk Dx Dx Dx Dx" },
         { "memory change",                   "Sk Ra Ra Da Ba" },
         { "memory of the ring taken away",   "Sk Bb Bb Db Ba" },
@@ -25,6 +25,7 @@ static const struct { const char *name, *cells; } expected[] = {
         { "translation missing",             "-- Wk Wk Dk Bk" },
         { "guest fault",                     "-- Bb Bb Db Bk" },
         { "drained",                         "-- -- -- Sr --" },
+        { "start failed",                    "-- Sk Sk Dk Sk" },
 };
 
 static void cell(enum vhk_ring_state s, enum vhk_ring_event e, char text[3]) {
@@ -61,7 +62,8 @@ TEST(broken_is_left_by_stop_alone) {
         for (unsigned e = 0; e < VHK_N_RING_EVENTS; e++) {
                 enum vhk_ring_state next = VHK_RING_STATE_BROKEN;
                 vhk_ring_next_state(VHK_RING_STATE_BROKEN, e, &next);
-                CHECK_EQ(next != VHK_RING_STATE_BROKEN, e == VHK_RING_EVENT_GET_BASE || e == VHK_RING_EVENT_RESET);
+                CHECK_EQ(next != VHK_RING_STATE_BROKEN, e == VHK_RING_EVENT_GET_BASE || e == VHK_RING_EVENT_RESET ||
+                         e == VHK_RING_EVENT_NOT_STARTED);
         }
 }
 
