@@ -55,10 +55,10 @@ struct words { uint64_t id, place; };
 static struct {
         pthread_t thread;
         pthread_mutex_t lock;
-        pthread_cond_t cond;
+        pthread_cond_t cond, unstuck;
         struct vhk_req *todo[N_RINGS * RING_SIZE];
         unsigned n;
-        bool quit, slow;
+        bool quit, slow, stuck;         /* slow: completes nothing; stuck: so slow that it blocks the worker */
         /* shared (atomic, relaxed unless stated) */
         uint8_t executed[N_IDS];
         unsigned in_flight[N_PLACES];   /* release when it falls: pairs with check_places() */
@@ -110,10 +110,21 @@ static void set_slow(bool on) {
         pthread_mutex_unlock(&dev.lock);
 }
 
+static void set_stuck(bool on) {
+        pthread_mutex_lock(&dev.lock);
+        dev.stuck = on;
+        pthread_cond_broadcast(&dev.unstuck);
+        pthread_mutex_unlock(&dev.lock);
+}
+
 static void device_run(void *arg, struct vhk_queue *q) {
         struct vhk_req *r[4];
         int n;
 
+        pthread_mutex_lock(&dev.lock);
+        while (dev.stuck)
+                pthread_cond_wait(&dev.unstuck, &dev.lock);
+        pthread_mutex_unlock(&dev.lock);
         while ((n = vhk_queue_pop(q, r, 4)) > 0)
                 for (int i = 0; i < n; i++) {
                         struct words w = { 0 };
@@ -168,6 +179,7 @@ static void device_begin(void) {
         memset(&dev, 0, sizeof(dev));
         pthread_mutex_init(&dev.lock, NULL);
         pthread_cond_init(&dev.cond, NULL);
+        pthread_cond_init(&dev.unstuck, NULL);
         CHECK_EQ(pthread_create(&dev.thread, NULL, complete, NULL), 0);
 }
 
@@ -178,6 +190,7 @@ static void device_end(void) {
         pthread_mutex_unlock(&dev.lock);
         pthread_join(dev.thread, NULL);
         pthread_cond_destroy(&dev.cond);
+        pthread_cond_destroy(&dev.unstuck);
         pthread_mutex_destroy(&dev.lock);
 }
 
@@ -408,14 +421,18 @@ static int receive_base(unsigned i) {
         return (int)base.num;
 }
 
+static void send_call(unsigned i) {
+        uint64_t index = i;
+        fe_send(&me.r, VHK_FE_SET_VRING_CALL, 0, &index, 8, &me.r.rings[i].call, 1);
+}
+
 /* What may come while a stop waits, or arrives together with it; nobody asks for an acknowledgement. */
 static void send_in_between(unsigned i) {
         struct vhk_p_vring_state e = { i, rnd(2) };
-        uint64_t index = i;
 
         switch (rnd(6)) {
         case 0:
-                fe_send(&me.r, VHK_FE_SET_VRING_CALL, 0, &index, 8, &me.r.rings[i].call, 1);
+                send_call(i);
                 break;
         case 1:
                 fe_send(&me.r, VHK_FE_SET_VRING_ENABLE, 0, &e, sizeof(e), NULL, 0);
@@ -505,6 +522,10 @@ static int reset(unsigned i) {
 
         if (me.is_patient)
                 set_slow(false);
+        else if (rnd(3) == 0)           /* orders that the worker does not take */
+                set_stuck(true);
+        for (unsigned k = 0; k < N_RINGS; k++)
+                add(k);
         int ret = ask(VHK_FE_RESET_DEVICE, NULL, 0, -1);
         if (ret == GONE)
                 return ret;
@@ -514,6 +535,11 @@ static int reset(unsigned i) {
                         if (rnd(2) && change_memory(i) == GONE)
                                 return GONE;
                 }
+                set_stuck(false);
+                if (rnd(2))             /* some of the next orders find a queue that has just stopped */
+                        set_slow(false);
+                for (unsigned n = rnd(50); n; n--)
+                        send_call(rnd(N_RINGS));
                 unsigned k = rnd(N_RINGS), n_start = vhk_load_relaxed(&dev.n_start);
                 bool draining = vhk_load_acquire(&dev.n_stopped) != n_start;
                 ret = ask_fd(VHK_FE_SET_VRING_KICK, k, me.r.rings[k].kick);
@@ -668,6 +694,7 @@ static void end_session(int last, unsigned n_before) {
         }
         vhk_conn_done(&me.r.fe);
         set_slow(false);
+        set_stuck(false);
         PUMP_UNTIL(&me.r, me.r.n_disconnected == n_before + 1);
         CHECK_FAILURE(&me.r);
         CHECK_EQ(vhk_load_acquire(&dev.n_stopped), vhk_load_relaxed(&dev.n_start));
