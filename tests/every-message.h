@@ -16,6 +16,7 @@
 #define PAGE 4096ul
 #define REGION (8 * PAGE)               /* of shared memory */
 #define QUEUE_MAX 64u
+#define RING_SIZE_SERVED 1024u           /* whatever the device asks for */
 #define DEVICE_FEATURE BIT(5)
 
 /* ---- the device: all that a device may be; what it sees is read when the front-end's call has returned ---- */

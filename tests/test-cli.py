@@ -521,7 +521,7 @@ class Serving(Case):
         c = self.stuck(record)          # ... but not for ever
         told = self.ends(c, 1)
         self.assertIn('still in flight', told)
-        self.assertIn("3 left in the front-end's in-flight record (ring 0: 1, ring 2: 2)", told)
+        self.assertIn("3 left in the in-flight record (ring 0: 1, ring 2: 2)", told)
         for ring, heads in (0, [0]), (1, []), (2, [0, 5]):
             at = ring * 320
             version, _, _, used = struct.unpack('<HHHH', os.pread(record, 8, at + 8))

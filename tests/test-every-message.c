@@ -286,9 +286,17 @@ static void start_ring_refused(void) {
 }
 
 static void start_large_ring(void) {
+        void *base;
+        vhk_gpa_t gpa;
+
         set_features(0);
         make_ring();
-        ring.s.num = 2 * QUEUE_MAX;
+        CHECK_OK(vhk_memory_alloc(ring.m, 16 * PAGE, &base));
+        CHECK_OK(vhk_memory_find(ring.m, base, 16 * PAGE, &gpa));
+        ring.s.num = 2 * RING_SIZE_SERVED;
+        ring.s.desc = gpa.v;
+        ring.s.driver = gpa.v + 8 * PAGE;
+        ring.s.device = gpa.v + 10 * PAGE;
         CHECK_EQ(start_ring(), -EREMOTEIO);
 }
 

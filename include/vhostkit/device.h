@@ -130,7 +130,9 @@ struct vhk_crypto_ops {
  * @size: sizeof(struct vhk_device_ops) of the caller
  * @virtio_id: virtio device id (virtio 1.3, 5)
  * @n_queues: most rings it has (1-256)
- * @queue_size_max: largest ring it serves, a power of two, at most 32768
+ * @queue_size_max: entries of a ring that it is made for, a power of two, at most 32768. It is told to who can be told (VDUSE's
+ *                  kernel, not a vhost-user front-end), and rings of up to 1024 entries, or of so many if that is more, are served:
+ *                  size whatever depends on a ring in queue_start, by vhk_queue_get_size()
  * @req_size: bytes of vhk_req.priv
  * @config_len: bytes of configuration space (at most 256)
  * @threads: see enum vhk_threads

@@ -312,7 +312,7 @@ static int make_rings(struct vhk_backend *b) {
                 v->owner = b;
                 v->reported = vhk_session_reported;
                 v->index = (uint16_t)i;
-                v->size_max = b->queue_size_max;
+                v->size_max = b->ring_size_max;
                 vhk_vring_init(v);
         }
         return 0;
@@ -355,6 +355,7 @@ static int make(const char *spec, const struct vhk_backend_options *o, const str
         b->limit_ns = o->limit_ns ? o->limit_ns : LIMIT_NS;
         b->n_queues = o->n_queues ? o->n_queues : ops->n_queues;
         b->queue_size_max = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;
+        b->ring_size_max = VHK_MAX(b->queue_size_max, VHK_RING_SIZE_SERVED);
         b->listener.fd = b->conn.fd = b->fault_fd = -1;
         b->end_post.fn = on_end;
         b->stop_post.fn = on_stop;

@@ -68,9 +68,9 @@ int vhk_on_SET_VRING_NUM(struct vhk_backend *b, const struct vhk_p_vring_state *
 
         if (vhk_ring_runs(b, p->index) && p->num == r->num)
                 return 0;
-        if (!vhk_is_pow2(p->num) || p->num > b->queue_size_max)
+        if (!vhk_is_pow2(p->num) || p->num > b->ring_size_max)
                 return vhk_refuse(b, -EINVAL, "ring.size", "ring %u: size %u is not a power of two up to %u", p->index, p->num,
-                                  b->queue_size_max);
+                                  b->ring_size_max);
         if (begins_anew(b, p->index))
                 return stop_first(b, p, c, stopped_for_num);
         int k = vhk_ring_event(b, p->index, VHK_RING_EVENT_SET_NUM);
@@ -190,8 +190,8 @@ static void kick_done(struct vhk_backend *b, int error) {
 static int check_start(struct vhk_backend *b, unsigned i) {
         if (b->session.reset_pending)
                 return vhk_refuse(b, -EBUSY, "device.reset", "ring %u: RESET_DEVICE is not done yet: rings still have requests in flight", i);
-        int ret = vhk_inflight_check_ring(b, i);
-        return ret == 0 ? vhk_session_negotiate(b) : ret;
+        vhk_inflight_check_ring(b, i);
+        return vhk_session_negotiate(b);
 }
 
 /* Remembers @kick, and sends the ring's worker what follows from it. The action, or a negative errno. */

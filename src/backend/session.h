@@ -24,6 +24,11 @@
 #include "wire/wire.h"
 
 #define VHK_MAX_RINGS 256u
+/*
+ * Rings of so many entries are served whatever the device asks for. vhost-user has no message that tells a front-end the
+ * largest ring, and QEMU shows its driver up to so many (10.0: always).
+ */
+#define VHK_RING_SIZE_SERVED 1024u
 
 /* A translation that a ring waits for. */
 struct vhk_ring_miss {
@@ -47,11 +52,12 @@ struct vhk_ring_value {
         struct vhk_fdref *kick, *call, *err;
 };
 
-/* The front-end's in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. */
+/* The in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. A larger ring runs without it. */
 struct vhk_inflight_area {
         struct vhk_mapping *mapping;
         uint64_t offset;                /* in it, of the first ring's record */
         uint16_t n_rings, n_entries;
+        bool warned;                    /* of a ring that is larger, once in a session */
 };
 
 /* All negotiated and ring state of a connection. A fresh one is all zeroes, but for the offers in @wire. */
@@ -157,7 +163,8 @@ struct vhk_backend {
         struct vhk_log log, trace;
         uint64_t limit_ns;
         unsigned n_queues;
-        uint16_t queue_size_max;
+        uint16_t queue_size_max;        /* what the device and the options ask for: a hint for a front-end that can be told */
+        uint16_t ring_size_max;         /* most entries of a ring that is served: at least VHK_RING_SIZE_SERVED */
 
         enum vhk_backend_state state;
         bool listening, served, resting, stopping, stuck;
@@ -335,7 +342,7 @@ int vhk_log_check_memory(struct vhk_backend *b, const struct vhk_memmap *new);
 /* ---- handlers-inflight.c ---- */
 
 bool vhk_inflight_has_ring(const struct vhk_backend *b, unsigned i);    /* is ring @i recorded? */
-int vhk_inflight_check_ring(struct vhk_backend *b, unsigned i);         /* is the record large enough? 0, or a refusal */
+void vhk_inflight_check_ring(struct vhk_backend *b, unsigned i);        /* ring @i starts: warns if it is too large to be recorded */
 void vhk_inflight_fill(const struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);
 bool vhk_inflight_is_bad(const struct vhk_backend *b);                  /* its file was truncated */
 /* What of the requests in flight stands in the record, as the end of a sentence; "" without one. Rings run. */

@@ -24,6 +24,7 @@
 
 #define N_RINGS 4u
 #define RING_SIZE 16u
+#define RING_SIZE_LARGE 1024u                   /* what QEMU 10.0 shows every driver */
 #define RING_BYTES 0x10000u                     /* of memory for each ring and its buffers */
 #define GPA UINT64_C(0x40000000)
 #define MEM_BYTES (2u << 20)                    /* rings in the first half, buffers may be anywhere */
@@ -42,7 +43,7 @@ static inline uint64_t now_ns(void) {
 struct dev {
         struct vhk_host *host;
         bool hold;                              /* keep requests until release() */
-        struct vhk_req *held[64];
+        struct vhk_req *held[256];
         unsigned n_held;
         uint8_t config[20];
         uint64_t features;
@@ -155,6 +156,7 @@ struct ring {
         int kick, call, err;
         uint64_t n_added, n_reaped;
         uint8_t *area;
+        unsigned num;
 };
 
 struct rig {
@@ -263,7 +265,7 @@ static inline void rig_open_with(struct rig *r, const struct vhk_backend_options
         CHECK_MSG(vhk_backend_open(r->path, &r->o, ops ? ops : &dev_ops, dev ? dev : &r->dev, &r->b, &e) == 0, "%s", e.text);
         make_memory(r);
         for (unsigned i = 0; i < N_RINGS; i++)
-                r->rings[i] = (struct ring){ .kick = -1, .call = -1, .err = -1 };
+                r->rings[i] = (struct ring){ .kick = -1, .call = -1, .err = -1, .num = RING_SIZE };
 }
 
 static inline void rig_open(struct rig *r, const struct vhk_backend_options *o, const struct vhk_device_ops *ops) {
@@ -397,18 +399,25 @@ static inline uint64_t to_gpa(void *arg, const void *va, uint64_t len) {
         return vhk_range_within(off, len, MEM_BYTES) ? GPA + off : UINT64_MAX;
 }
 
-static inline struct vhk_p_vring_addr ring_addr(struct rig *r, unsigned i) {
-        uint64_t at = (uint64_t)(uintptr_t)ring_area(r, i);
-        return (struct vhk_p_vring_addr){ .index = i, .desc = at, .avail = at + 0x1000, .used = at + 0x2000 };
+static inline unsigned ring_avail_offset(const struct rig *r, unsigned i) {
+        return r->rings[i].num > RING_SIZE ? 0x8000 : 0x1000;
 }
 
-/* Zeroed areas and a driver for ring @i. */
-static inline void ring_make(struct rig *r, unsigned i) {
+static inline struct vhk_p_vring_addr ring_addr(struct rig *r, unsigned i) {
+        uint64_t at = (uint64_t)(uintptr_t)ring_area(r, i), avail = at + ring_avail_offset(r, i);
+        return (struct vhk_p_vring_addr){ .index = i, .desc = at, .avail = avail, .used = avail + 0x1000 };
+}
+
+/* Zeroed areas and a driver for ring @i of @num entries, up to RING_SIZE_LARGE. */
+static inline void ring_make_of(struct rig *r, unsigned i, unsigned num) {
         struct ring *g = &r->rings[i];
         uint8_t *at = ring_area(r, i);
+
+        g->num = num;
+        uint8_t *avail = at + ring_avail_offset(r, i);
         struct vhk_drvring_setup s = {
-                .num = RING_SIZE, .event_idx = !!(r->features & VHK_BIT(VHK_F_EVENT_IDX)),
-                .desc = at, .avail = at + 0x1000, .used = at + 0x2000, .gpa = to_gpa, .gpa_arg = r,
+                .num = (uint16_t)num, .event_idx = !!(r->features & VHK_BIT(VHK_F_EVENT_IDX)),
+                .desc = at, .avail = avail, .used = avail + 0x1000, .gpa = to_gpa, .gpa_arg = r,
         };
 
         ring_forget(g);
@@ -422,13 +431,17 @@ static inline void ring_make(struct rig *r, unsigned i) {
         CHECK(g->kick >= 0 && g->call >= 0 && g->err >= 0);
 }
 
+static inline void ring_make(struct rig *r, unsigned i) {
+        ring_make_of(r, i, RING_SIZE);
+}
+
 /* Everything but KICK and ENABLE. */
 static inline void ring_set_up(struct rig *r, unsigned i, uint16_t base) {
         struct vhk_p_vring_addr a = ring_addr(r, i);
 
         CHECK_EQ(fe_ask_fd(r, VHK_FE_SET_VRING_CALL, i, r->rings[i].call), 0);
         CHECK_EQ(fe_ask_fd(r, VHK_FE_SET_VRING_ERR, i, r->rings[i].err), 0);
-        CHECK_EQ(fe_ask_ring(r, VHK_FE_SET_VRING_NUM, i, RING_SIZE), 0);
+        CHECK_EQ(fe_ask_ring(r, VHK_FE_SET_VRING_NUM, i, r->rings[i].num), 0);
         CHECK_EQ(fe_ask_ring(r, VHK_FE_SET_VRING_BASE, i, base), 0);
         CHECK_EQ(fe_ask(r, VHK_FE_SET_VRING_ADDR, &a, sizeof(a), -1), 0);
 }
@@ -465,12 +478,12 @@ static inline int ring_stop(struct rig *r, unsigned i) {
 
 /* ---- requests ---- */
 
-#define BUFFERS 0x4000u                         /* where in the ring's memory: two numbers for each request */
+#define BUFFERS 0x4000u                         /* where in the ring's memory: two numbers for each entry */
 
 /* Number @g->n_added + 1000 * i goes out; it is kicked if the device wants that. */
 static inline void ring_add(struct rig *r, unsigned i) {
         struct ring *g = &r->rings[i];
-        uint64_t *pair = (uint64_t *)(g->area + BUFFERS) + 2 * (g->n_added % RING_SIZE);
+        uint64_t *pair = (uint64_t *)(g->area + BUFFERS) + 2 * (g->n_added % g->num);
         struct iovec sg[2] = { { &pair[0], 8 }, { &pair[1], 8 } };
 
         pair[0] = g->n_added + 1000 * i;

@@ -256,13 +256,17 @@ static inline void set_range(unsigned n, uint64_t first, uint64_t last, int fd, 
 }
 
 /* Ring @i is set up by its driver, without telling the device yet. */
-static inline void vq_set_up(struct rig *r, unsigned i, uint16_t base) {
-        ring_make(r, i);
+static inline void vq_set_up_of(struct rig *r, unsigned i, unsigned num, uint16_t base) {
+        ring_make_of(r, i, num);
         vhk_close(&r->rings[i].kick);
+        uint64_t desc = GPA + i * RING_BYTES, avail = desc + ring_avail_offset(r, i);
         K.vqs[i] = (struct vhk_sys_vduse_vq_info){
-                .index = i, .num = RING_SIZE, .desc = GPA + i * RING_BYTES, .driver = GPA + i * RING_BYTES + 0x1000,
-                .device = GPA + i * RING_BYTES + 0x2000, .split.avail = base, .ready = 1,
+                .index = i, .num = num, .desc = desc, .driver = avail, .device = avail + 0x1000, .split.avail = base, .ready = 1,
         };
+}
+
+static inline void vq_set_up(struct rig *r, unsigned i, uint16_t base) {
+        vq_set_up_of(r, i, RING_SIZE, base);
 }
 
 /* The kernel's part of a kick. */
@@ -328,7 +332,7 @@ static inline void vduse_rig(struct rig *r) {
         CHECK_OK(vhk_worker_new(NULL, NULL, &r->control));
         make_memory(r);
         for (unsigned i = 0; i < N_RINGS; i++)
-                r->rings[i] = (struct ring){ .kick = -1, .call = -1, .err = -1 };
+                r->rings[i] = (struct ring){ .kick = -1, .call = -1, .err = -1, .num = RING_SIZE };
         set_range(0, GPA, GPA + MEM_BYTES - 1, r->memfd, 0, 3);
 }
 

@@ -34,8 +34,8 @@ uint64_t vhk_vduse_record_rings(void) {
         return RINGS_AT;
 }
 
-static uint64_t bytes_of(const struct vhk_vduse_identity *id) {
-        return RINGS_AT + id->n_rings * vhk_inflight_split_bytes(id->n_entries);
+static uint64_t record_bytes(const struct vhk_vduse_identity *id, unsigned n_entries) {
+        return RINGS_AT + id->n_rings * vhk_inflight_split_bytes(n_entries);
 }
 
 static struct header *header_of(const struct vhk_vduse_record *r) {
@@ -82,10 +82,11 @@ int vhk_vduse_record_make(struct vhk_vduse_record *r, const char *path, const st
         VHK_AUTOCLOSE int fd = open(r->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd < 0)
                 return refuse(r, ret_e, vhk_errno(), strerror(errno));
-        k = -posix_fallocate(fd, 0, (off_t)bytes_of(id));       /* a file system that is full says so now */
+        r->n_entries = (uint16_t)id->n_entries;
+        k = -posix_fallocate(fd, 0, (off_t)record_bytes(id, id->n_entries));    /* a file system that is full says so now */
         if (k < 0)
                 return refuse(r, ret_e, k, strerror(-k));
-        k = vhk_area_map(fd, 0, bytes_of(id), &r->mapping, ret_e);
+        k = vhk_area_map(fd, 0, record_bytes(id, id->n_entries), &r->mapping, ret_e);
         if (k >= 0)
                 fill(r, id);
         return k;
@@ -93,7 +94,7 @@ int vhk_vduse_record_make(struct vhk_vduse_record *r, const char *path, const st
 
 /* ---- a predecessor's ---- */
 
-static int check_file(const struct vhk_vduse_record *r, int fd, uint64_t bytes, struct vhk_error *ret_e) {
+static int check_file(const struct vhk_vduse_record *r, int fd, const struct vhk_vduse_identity *id, uint64_t *ret_bytes, struct vhk_error *ret_e) {
         struct stat st;
 
         if (fstat(fd, &st) < 0)
@@ -102,12 +103,13 @@ static int check_file(const struct vhk_vduse_record *r, int fd, uint64_t bytes, 
                 return refuse(r, ret_e, -EPROTO, "not a plain file of one name");
         if (st.st_uid != geteuid() || (st.st_mode & 022))
                 return refuse(r, ret_e, -EPROTO, "others may have written to it");
-        if ((uint64_t)st.st_size != bytes)
+        if (st.st_size < RINGS_AT || (uint64_t)st.st_size > record_bytes(id, VHK_QUEUE_MAX_SIZE))
                 return refuse(r, ret_e, -EEXIST, "of a device with other virtqueues");
+        *ret_bytes = (uint64_t)st.st_size;
         return 0;
 }
 
-static int compare(const struct vhk_vduse_record *r, const struct vhk_vduse_identity *id, struct vhk_error *ret_e) {
+static int compare(struct vhk_vduse_record *r, const struct vhk_vduse_identity *id, struct vhk_error *ret_e) {
         struct header h = *header_of(r);        /* once */
         char text[120];
 
@@ -115,7 +117,8 @@ static int compare(const struct vhk_vduse_record *r, const struct vhk_vduse_iden
                 return refuse(r, ret_e, -EPROTO, "no record of a VDUSE device");
         if (memcmp(h.name, id->name, sizeof(h.name)) || h.device_id != id->device_id)
                 return refuse(r, ret_e, -EEXIST, "of another device");
-        if (h.n_rings != id->n_rings || h.n_entries != id->n_entries)
+        /* larger rings may run that are not served now; a larger ring than the record has parts for runs without one */
+        if (h.n_rings != id->n_rings || h.n_entries < 1 || h.n_entries > id->n_entries || r->mapping->len != record_bytes(id, h.n_entries))
                 return refuse(r, ret_e, -EEXIST, "of a device with other virtqueues");
         if (h.features != id->features) {
                 snprintf(text, sizeof(text), "the device was made with features 0x%llx, now they are 0x%llx", (unsigned long long)h.features,
@@ -130,6 +133,7 @@ static int compare(const struct vhk_vduse_record *r, const struct vhk_vduse_iden
                                  h.config[i], id->config[i]);
                         return refuse(r, ret_e, -EEXIST, text);
                 }
+        r->n_entries = (uint16_t)h.n_entries;
         return 0;
 }
 
@@ -141,9 +145,10 @@ int vhk_vduse_record_take(struct vhk_vduse_record *r, const char *path, const st
         VHK_AUTOCLOSE int fd = open(r->path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0)
                 return refuse(r, ret_e, vhk_errno(), strerror(errno));
-        k = check_file(r, fd, bytes_of(id), ret_e);
+        uint64_t bytes = 0;
+        k = check_file(r, fd, id, &bytes, ret_e);
         if (k >= 0)
-                k = vhk_area_map(fd, 0, bytes_of(id), &r->mapping, ret_e);
+                k = vhk_area_map(fd, 0, bytes, &r->mapping, ret_e);
         return k < 0 ? k : compare(r, id, ret_e);
 }
 

@@ -162,12 +162,13 @@ static int look_up(struct vhk_backend *b, unsigned i) {
                 return vhk_refuse(b, k, "vduse.ring", "the kernel does not tell of ring %u: %s", i, strerror(-k));
         if (!q.ready)
                 return 0;
-        if (!vhk_is_pow2(q.num) || q.num > b->queue_size_max)
-                return vhk_refuse(b, -EINVAL, "ring.size", "ring %u: size %u is not a power of two up to %u", i, q.num, b->queue_size_max);
+        if (!vhk_is_pow2(q.num) || q.num > b->ring_size_max)
+                return vhk_refuse(b, -EINVAL, "ring.size", "ring %u: size %u is not a power of two up to %u", i, q.num, b->ring_size_max);
         r->num = q.num;
         r->base = q.split.avail;
         r->addr = (struct vhk_p_vring_addr){ .index = i, .desc = q.desc, .avail = q.driver, .used = q.device };
         r->has_addr = r->enabled = true;
+        vhk_inflight_check_ring(b, i);
         k = find_areas(b, i, &areas);
         return k < 0 ? k : 1;
 }
@@ -557,7 +558,7 @@ static int begin(struct vhk_backend *b, int fd) {
         }
         b->session.inflight = (struct vhk_inflight_area){
                 .mapping = vhk_mapping_ref(u->record.mapping), .offset = vhk_vduse_record_rings(), .n_rings = (uint16_t)u->id.n_rings,
-                .n_entries = (uint16_t)u->id.n_entries,
+                .n_entries = u->record.n_entries,
         };
         if (!u->made && vhk_vduse_record_is_running(&u->record) && take_over(b) < 0)
                 vhk_session_fail(b, b->story.code, b->story.rule, "cannot go on where the predecessor was stopped: %s", b->story.text);
@@ -587,7 +588,7 @@ static int identify(struct vhk_backend *b, const char *name, struct vhk_error *r
         strcpy(id->name, name);
         id->device_id = b->ops->virtio_id;
         id->n_rings = b->n_queues;
-        id->n_entries = b->queue_size_max;
+        id->n_entries = b->ring_size_max;
         id->config_len = b->ops->config_len;
         id->features = b->session.wire.features_offered = features_of(b);
         int k = b->ops->get_config(b->dev, 0, id->config, id->config_len);

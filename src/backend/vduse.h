@@ -14,7 +14,8 @@
 /* What is true of a device from its making on; a successor has to be the same. */
 struct vhk_vduse_identity {
         char name[256];
-        uint32_t device_id, n_rings, n_entries, config_len;
+        uint32_t device_id, n_rings, config_len;
+        uint32_t n_entries;             /* of the largest ring that is served */
         uint64_t features;
         uint8_t config[VHK_MAX_CONFIG];
 };
@@ -23,6 +24,7 @@ struct vhk_vduse_identity {
 struct vhk_vduse_record {
         char *path;
         struct vhk_mapping *mapping;
+        uint16_t n_entries;             /* of each ring's part: a predecessor may have made it for smaller rings */
 };
 
 /* A new file, in place of one that is there; @path NULL: at its usual place. Rules vduse.record ... */

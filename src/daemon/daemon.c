@@ -109,7 +109,7 @@ static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
         [DMN_NUM_QUEUES] = { "num-queues", VHK_OPTION_UINT, offsetof(struct dmn_options, n_queues), "N",
                              "virtqueues offered", .min = 1 },
         [DMN_QUEUE_SIZE] = { "queue-size", VHK_OPTION_UINT, offsetof(struct dmn_options, queue_size), "N",
-                             "largest virtqueue, a power of two", .min = 2 },
+                             "virtqueue size asked for, a power of two", .min = 2 },
         [DMN_THREADS] = { "threads", VHK_OPTION_UINT, offsetof(struct dmn_options, threads), "N",
                           "threads for the virtqueues (default: one per CPU, at most one per queue)", .min = 1, .max = 256 },
         [DMN_POLL_US] = { "poll-us", VHK_OPTION_UINT, offsetof(struct dmn_options, poll_us), "N",

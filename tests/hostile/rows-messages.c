@@ -258,14 +258,14 @@ ROW(H11, "KICK/CALL/ERR with bit 8 and a descriptor, without both, with high bit
         }
 }
 
-ROW(H12, "ring size 0, no power of two, 32769, 65536, above the device's, repeated 10^5 times", "E") {
-        static const uint32_t bad[] = { 0, 3, 5, 6, 7, 100, 2 * RING_MAX, 32767, 32768, 32769, 65535, 65536, 0x80000000, 0xffffffff };
+ROW(H12, "ring size 0, no power of two, 32769, 65536, above the largest served, repeated 10^5 times", "E") {
+        static const uint32_t bad[] = { 0, 3, 5, 6, 7, 100, 2 * RING_SIZE_LARGE, 32767, 32768, 32769, 65535, 65536, 0x80000000, 0xffffffff };
         uint8_t raw[20 * 500];
 
         come();
         for (unsigned i = 0; i < VHK_N(bad); i++)
                 REFUSED(say_ring(VHK_FE_SET_VRING_NUM, 0, bad[i]), bad[i]);
-        for (uint32_t n = 1; n <= RING_MAX; n *= 2)
+        for (uint32_t n = 1; n <= RING_SIZE_LARGE; n *= 2)
                 CHECK_EQ(say_ring(VHK_FE_SET_VRING_NUM, 0, n), OK);
         for (unsigned k = 0; k < 500; k++) {
                 struct vhk_hdr h = { VHK_FE_SET_VRING_NUM, 1, 8 };

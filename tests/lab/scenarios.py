@@ -2,7 +2,6 @@
 """The scenarios, by name.  Each is a function of a Lab that returns or raises Fail or Skip."""
 
 import collections
-import functools
 import hashlib
 import itertools
 import json
@@ -16,7 +15,6 @@ import time
 
 import backends
 import display
-import interop
 import kernel
 import memory
 import migration
@@ -25,14 +23,13 @@ from lab import Fail, Skip, need
 from machines import Qemu, Uml, vhost_user_device
 
 MIB = 1 << 20
-# interop: in the Debian 13 tree; peer: whom it meets there (interop.PEERS)
-Scenario = collections.namedtuple("Scenario", "name run backend default interop peer", defaults=(False, None))
+Scenario = collections.namedtuple("Scenario", "name run backend default")
 TABLE = []
 
 
-def scenario(name, backend="vhk", default=True, **more):
+def scenario(name, backend="vhk", default=True):
     def add(function):
-        TABLE.append(Scenario(name, function, backend, default, **more))
+        TABLE.append(Scenario(name, function, backend, default))
         return function
     return add
 
@@ -313,16 +310,6 @@ def qemu_rng(lab):
     source.stop()
 
 
-@scenario("qemu-rng-readme")
-def qemu_rng_readme(lab):
-    """The README's device in 20 lines, as a reader would compile it."""
-    if lab.backend != "vhk":
-        raise Skip("qemu-storage-daemon serves no rng device")
-    source = backends.Readme(lab)
-    Qemu(lab, "dice", vhost_user_device("rng", source.socket)).wait()
-    source.stop()
-
-
 # ---- our front-end, on qemu-storage-daemon's back-end and on ours ----
 
 def front_end(name):
@@ -449,6 +436,5 @@ display.register(scenario)
 migration.register(scenario)
 memory.register(scenario)
 kernel.register(scenario)
-interop.register(functools.partial(scenario, interop=True), list(TABLE))
 
 BY_NAME = {s.name: s for s in TABLE}
