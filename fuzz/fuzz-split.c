@@ -170,7 +170,7 @@ static void start(struct device *d, struct script *s, unsigned flags) {
 }
 
 static void stop(struct device *d) {
-        vhk_queue_drain(d->q);
+        vhk_queue_drain(d->q, true);
         while (d->n)
                 push(d, 0, 1);
         vhk_queue_flush(d->q);

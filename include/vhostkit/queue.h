@@ -41,9 +41,8 @@ struct vhk_req {
 /**
  * vhk_queue_pop() - take up to @n requests from the available ring
  *
- * Return: how many; 0 none (or the ring is disabled, or stopping, or all slots for long chains are taken: more come
- * after a push); -EAGAIN: a translation of the next one is missing (the front-end is asked, queue_run is called when it is
- * there); -EPIPE: the ring is broken (the guest broke its rules), nothing more will come.
+ * Return: how many; 0 none (or the ring is disabled, or stopping); -EAGAIN: a translation of the next one is missing (the front-end
+ * is asked, queue_run is called when it is there); -EPIPE: the ring is broken (the guest broke its rules), nothing more will come.
  */
 int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n);
 

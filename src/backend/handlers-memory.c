@@ -30,20 +30,6 @@ static int check_xen(struct vhk_backend *b, const void *payload, unsigned i) {
                           r.xen_flags & VHK_XEN_GRANT ? "granted" : "foreign", r.xen_domid);
 }
 
-static bool has_region(const struct vhk_memmap *m, const struct vhk_memreg *r) {
-        const struct vhk_memreg *same = vhk_memmap_find_gpa(m, r->gpa);
-
-        return same && same->gpa == r->gpa && same->len == r->len && same->uva == r->uva && same->mapping == r->mapping &&
-               same->host == r->host;
-}
-
-static bool keeps_all(const struct vhk_memmap *old, const struct vhk_memmap *new) {
-        for (uint32_t i = 0; i < old->n; i++)
-                if (!has_region(new, &old->regs[i]))
-                        return false;
-        return true;
-}
-
 /* Publishes the session's memory to ring @i. If its own areas are gone it is broken first. */
 static int give_memory(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
         struct vhk_ring_config areas = { .stalled = false };
@@ -101,7 +87,7 @@ int vhk_memory_change(struct vhk_backend *b, struct vhk_call *c, struct vhk_memm
         b->session.mem = new;
         k = vhk_iotlb_follow_memory(b);
         if (k >= 0)
-                k = give_memory_to_all(b, keeps_all(old, new) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
+                k = give_memory_to_all(b, vhk_memmap_extends(new, old) ? VHK_WAIT_ADOPTED : VHK_WAIT_SETTLED);
         if (k < 0) {
                 vhk_memmap_unref(old);
                 vhk_session_fail(b, k, "backend.memory", "no ring plan: %s", strerror(-k));

@@ -40,6 +40,8 @@ static void post_home(struct vhk_vring *v) {
 
 /* May the device see requests? A disabled ring holds them, unless the device drops what a disabled ring gets. */
 static bool is_active(const struct vhk_vring *v) {
+        if (v->phase == VHK_HOME_DRAINING)
+                return !v->dead && vhk_queue_is_recovering(v->queue);
         return v->phase == VHK_HOME_RUNNING && !v->dead && (v->now.config->enabled || v->now.config->discard);
 }
 
@@ -255,7 +257,7 @@ static void take_update(struct vhk_vring *v, struct vhk_order_box *box) {
         if (v->phase == VHK_HOME_STOPPED)
                 return;
         v->now = setup_steal(&box->setup);
-        vhk_queue_adopt(v->queue, v->now.config);
+        (void)vhk_queue_adopt(v->queue, v->now.config);         /* send_reports() asks whether it is quiesced */
         if (v->phase == VHK_HOME_RUNNING && !v->dead && (old.kick != v->now.kick || old.poll != v->now.poll))
                 ret = listen_to_kicks(v);
         if (ret < 0) {
@@ -265,21 +267,18 @@ static void take_update(struct vhk_vring *v, struct vhk_order_box *box) {
         setup_release(&old);
 }
 
-static void begin_stop(struct vhk_vring *v, enum vhk_stop how) {
-        if (how == VHK_STOP_DRAIN && vhk_queue_n_recovered(v->queue) && !v->in_run)
-                v->ops->queue_run(v->dev, v->queue);    /* the time before is to be finished as well */
-        stop_listening(v);
-        vhk_worker_remove_poller(v->home, &v->poller);
-        v->phase = VHK_HOME_DRAINING;
-        vhk_queue_drain(v->queue);
-        if (v->ops->queue_stop)
-                v->ops->queue_stop(v->dev, v->queue, how);
-}
-
 static void take_stop(struct vhk_vring *v, const struct vhk_order_box *box) {
         v->stop_seq = box->stop_seq;
-        if (v->phase == VHK_HOME_RUNNING)
-                begin_stop(v, (enum vhk_stop)box->how);
+        if (v->phase == VHK_HOME_STOPPED)
+                return;
+        v->stop_how = (enum vhk_stop)box->how;
+        if (v->phase == VHK_HOME_RUNNING) {
+                stop_listening(v);
+                vhk_worker_remove_poller(v->home, &v->poller);
+                v->phase = VHK_HOME_DRAINING;
+                v->stop_told = false;
+        }
+        vhk_queue_drain(v->queue, v->stop_how == VHK_STOP_DRAIN);       /* an abort may follow a drain that does not end */
 }
 
 static void finish_stop(struct vhk_vring *v) {
@@ -309,6 +308,17 @@ static void take_orders(struct vhk_vring *v) {
         box->kinds = 0;
 }
 
+/* The device still runs while recovered requests are taken; then it is told to stop. */
+static void drain(struct vhk_vring *v) {
+        if (!v->stop_told && !vhk_queue_is_recovering(v->queue)) {
+                v->stop_told = true;
+                if (v->ops->queue_stop)
+                        v->ops->queue_stop(v->dev, v->queue, v->stop_how);
+        }
+        if (vhk_queue_is_drained(v->queue))
+                finish_stop(v);
+}
+
 /* ---- reports ---- */
 
 static bool report(uint32_t *field, uint32_t seq) {
@@ -323,7 +333,7 @@ static void send_reports(struct vhk_vring *v) {
         bool is_stopped = v->phase == VHK_HOME_STOPPED, news = false;
 
         vhk_store_relaxed(&v->next, is_stopped ? v->base : vhk_queue_get_next(v->queue));
-        if (is_stopped || vhk_queue_is_settled(v->queue))
+        if (is_stopped || vhk_queue_is_quiesced(v->queue))
                 news |= report(&v->settled, v->seq_taken);
         if (is_stopped)
                 news |= report(&v->stopped, v->stop_seq);
@@ -336,8 +346,8 @@ static void step(struct vhk_vring *v) {
         take_orders(v);
         if (v->dead)
                 stop_listening(v);
-        if (v->phase == VHK_HOME_DRAINING && vhk_queue_n_in_flight(v->queue) == 0)
-                finish_stop(v);
+        if (v->phase == VHK_HOME_DRAINING)
+                drain(v);
         send_reports(v);
         run(v);
 }

@@ -84,7 +84,9 @@ struct vhk_vring {
         enum { VHK_HOME_STOPPED, VHK_HOME_RUNNING, VHK_HOME_DRAINING } phase;
         uint32_t seq_taken;     /* of the newest order looked at */
         uint32_t stop_seq;      /* DRAINING, STOPPED: of the newest STOP */
+        enum vhk_stop stop_how; /* DRAINING: of the newest STOP */
         bool dead;              /* broken: the device is not called to run */
+        bool stop_told;         /* DRAINING: queue_stop was called */
         bool spinning;          /* the worker polls: the driver need not notify */
         bool declined;          /* the device saw requests and left them in the ring */
         bool in_run, again;

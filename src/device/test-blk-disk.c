@@ -205,7 +205,7 @@ TEST(drain_with_a_slow_disk) {
         }
         publish(&m);
         CHECK_EQ(spy.n, 3);
-        CHECK_EQ(vhk_queue_drain(m.q), 1);
+        CHECK_EQ(vhk_queue_drain(m.q, true), 1);
         for (unsigned i = 0; i < 3; i++) {
                 vhk_worker_dispatch(m.worker, 0);
                 CHECK(!m.has_settled);
@@ -311,7 +311,7 @@ TEST(drain_with_requests_in_flight) {
                 send(&m, &r[i], &plain);
         }
         publish(&m);
-        if (vhk_queue_drain(m.q))
+        if (vhk_queue_drain(m.q, true))
                 for (int i = 0; i < 1000 && !m.has_settled; i++)
                         vhk_worker_dispatch(m.worker, 10);
         CHECK_EQ(vhk_queue_n_in_flight(m.q), 0);

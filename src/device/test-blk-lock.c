@@ -148,7 +148,7 @@ TEST(a_suspended_ring_leaves_what_it_can) {
                 send(&m, &r[i], &in_one);
         }
         publish(&m);
-        vhk_queue_drain(m.q);
+        vhk_queue_drain(m.q, true);
         m.ops.queue_stop(m.d, m.q, VHK_STOP_SUSPEND);
         for (int i = 0; vhk_queue_n_in_flight(m.q) && i < 1000; i++)
                 vhk_worker_dispatch(m.worker, 10);

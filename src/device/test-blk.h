@@ -149,7 +149,7 @@ static inline void start(struct machine *m, struct vhk_blkdev_options o, uint64_
 
 static inline void stop(struct machine *m) {
         if (m->q) {
-                for (int i = 0; vhk_queue_drain(m->q) && !m->has_settled && i < 1000; i++)
+                for (int i = 0; vhk_queue_drain(m->q, true) && !m->has_settled && i < 1000; i++)
                         vhk_worker_dispatch(m->worker, 10);
                 CHECK_EQ(vhk_queue_n_in_flight(m->q), 0);
                 m->ops.queue_stopped(m->d, m->q);

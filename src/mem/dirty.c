@@ -82,14 +82,14 @@ bool vhk_dirty_mark(const struct vhk_dirty *d, uint64_t gpa, uint64_t len) {
 }
 
 static const struct vhk_memreg *find_host(const struct vhk_memmap *m, const uint8_t *host, uint32_t *hint) {
-        for (uint32_t i = 0, k = *hint < m->n ? *hint : 0; i < m->n; i++, k = k + 1 < m->n ? k + 1 : 0) {
-                const struct vhk_memreg *r = &m->regs[k];
-                if ((uintptr_t)host - (uintptr_t)r->host < r->len) {
-                        *hint = k;
-                        return r;
-                }
-        }
-        return NULL;
+        const struct vhk_memreg *r = *hint < m->n ? &m->regs[*hint] : NULL;
+
+        if (r && (uintptr_t)host - (uintptr_t)r->host < r->len)
+                return r;
+        r = vhk_memmap_find_host(m, host);
+        if (r)
+                *hint = (uint32_t)(r - m->regs);
+        return r;
 }
 
 bool vhk_dirty_mark_host(const struct vhk_dirty *d, const struct vhk_memmap *m, const void *host, uint64_t len, uint32_t *hint) {

@@ -41,7 +41,7 @@ struct vhk_memreg {
 struct vhk_memmap {
         unsigned refs;                  /* shared (atomic) */
         uint32_t n;
-        const uint16_t *by_uva;         /* indices into regs in order of uva */
+        const uint16_t *by_uva, *by_host;       /* indices into regs in order of uva, and of host */
         /* translations only: what they lead to (owned reference; NULL: this is guest memory itself); the time between two
          * invalidations; was something driven out in it; who is driven out next; entries that there is room for */
         struct vhk_memmap *guest;
@@ -85,10 +85,9 @@ static inline const struct vhk_memmap *vhk_memmap_guest(const struct vhk_memmap 
         return m->guest ? m->guest : m;
 }
 
-/* Is all that was found in @old still good in @new? Then nobody needs to tell the two apart. */
-static inline bool vhk_memmap_extends(const struct vhk_memmap *new, const struct vhk_memmap *old) {
-        return new == old || (new->guest && new->guest == old->guest && new->era == old->era);
-}
+/* Is all that was found in @old still good in @new? (The same snapshot; one that has all regions of it, in the same mappings; or the
+ * same translations and more over such guest memory.) Then nobody needs to tell the two apart. */
+bool vhk_memmap_extends(const struct vhk_memmap *new, const struct vhk_memmap *old);
 
 /* The last region that hit: one per queue, on its own cache line with the hot fields. Zero it when the snapshot changes. */
 struct vhk_mem_cache {
@@ -98,6 +97,7 @@ struct vhk_mem_cache {
 
 const struct vhk_memreg *vhk_memmap_find_gpa(const struct vhk_memmap *m, uint64_t gpa);        /* NULL: a hole */
 const struct vhk_memreg *vhk_memmap_find_uva(const struct vhk_memmap *m, uint64_t uva);
+const struct vhk_memreg *vhk_memmap_find_host(const struct vhk_memmap *m, const void *host);   /* guest memory only */
 
 /* The host address of [gpa, gpa+len) if it lies in one region, else NULL (a hole, or the buffer crosses into another region:
  * use vhk_memmap_iov()). len 0 is legal anywhere inside a region. */

@@ -4,7 +4,7 @@
  * A snapshot is made by control and read by rings; after it was made nothing in it changes but the counters of
  * references. Each region of each snapshot holds one reference to its mapping.
  *
- * Invariants: regs in order of gpa, by_uva in order of uva; no two regions overlap in either; no region wraps.
+ * Invariants: regs in order of gpa, by_uva in order of uva, by_host in order of host; no two regions overlap in any; no region wraps.
  */
 #include "mem/mem.h"
 
@@ -30,11 +30,12 @@ static void memmap_freep(struct vhk_memmap **m) {
 /* Room for @max regions; none in it yet. */
 static struct vhk_memmap *memmap_alloc(uint32_t max) {
         size_t index = sizeof(struct vhk_memmap) + max * sizeof(struct vhk_memreg);
-        struct vhk_memmap *m = calloc(1, index + max * sizeof(uint16_t));
+        struct vhk_memmap *m = calloc(1, index + 2 * max * sizeof(uint16_t));
 
         if (m) {
                 m->refs = 1;
                 m->by_uva = (const uint16_t *)((uint8_t *)m + index);
+                m->by_host = m->by_uva + max;
         }
         return m;
 }
@@ -82,16 +83,25 @@ static int refuse_overlap(struct vhk_error *ret_e, const char *rule, const char 
                              U(b), U(b_len), U(a), U(a_len));
 }
 
-/* The second order, and the overlaps: neighbours are enough once the table is in order. */
-static int finish(struct vhk_memmap *m, struct vhk_error *ret_e) {
-        uint16_t *by_uva = (uint16_t *)m->by_uva;
+static void sort_by_uva_and_host(struct vhk_memmap *m) {
+        uint16_t *by_uva = (uint16_t *)m->by_uva, *by_host = (uint16_t *)m->by_host;
 
         for (uint32_t i = 0; i < m->n; i++) {
                 uint32_t k = i;
                 for (; k && m->regs[by_uva[k - 1]].uva > m->regs[i].uva; k--)
                         by_uva[k] = by_uva[k - 1];
                 by_uva[k] = (uint16_t)i;
+                for (k = i; k && (uintptr_t)m->regs[by_host[k - 1]].host > (uintptr_t)m->regs[i].host; k--)
+                        by_host[k] = by_host[k - 1];
+                by_host[k] = (uint16_t)i;
         }
+}
+
+/* The other orders, and the overlaps: neighbours are enough once the table is in order. */
+static int finish(struct vhk_memmap *m, struct vhk_error *ret_e) {
+        const uint16_t *by_uva = m->by_uva;
+
+        sort_by_uva_and_host(m);
         for (uint32_t i = 1; i < m->n; i++) {
                 const struct vhk_memreg *a = &m->regs[i - 1], *b = &m->regs[i];
                 if (b->gpa - a->gpa < a->len)
@@ -265,7 +275,7 @@ bool vhk_memmap_is_bad(const struct vhk_memmap *m, uint32_t *seen) {
         return false;
 }
 
-/* Both searches halve without a branch that a guest could make unpredictable: the last region that begins at or below. */
+/* The searches halve without a branch that a guest could make unpredictable: the last region that begins at or below. */
 VHK_HOT const struct vhk_memreg *vhk_memmap_find_gpa(const struct vhk_memmap *m, uint64_t gpa) {
         const struct vhk_memreg *r = m->regs;
         uint32_t n = m->n;
@@ -287,6 +297,38 @@ const struct vhk_memreg *vhk_memmap_find_uva(const struct vhk_memmap *m, uint64_
                 i = m->regs[i[n / 2]].uva <= uva ? i + n / 2 : i;
         const struct vhk_memreg *r = &m->regs[*i];
         return uva - r->uva < r->len ? r : NULL;
+}
+
+const struct vhk_memreg *vhk_memmap_find_host(const struct vhk_memmap *m, const void *host) {
+        const uint16_t *i = m->by_host;
+        uint32_t n = m->n;
+
+        if (!n)
+                return NULL;
+        for (; n > 1; n -= n / 2)
+                i = (uintptr_t)m->regs[i[n / 2]].host <= (uintptr_t)host ? i + n / 2 : i;
+        const struct vhk_memreg *r = &m->regs[*i];
+        return (uintptr_t)host - (uintptr_t)r->host < r->len ? r : NULL;
+}
+
+/* Guest memory only. */
+static bool has_region(const struct vhk_memmap *m, const struct vhk_memreg *r) {
+        const struct vhk_memreg *same = vhk_memmap_find_gpa(m, r->gpa);
+
+        return same && same->gpa == r->gpa && same->len == r->len && same->host == r->host && same->mapping == r->mapping;
+}
+
+bool vhk_memmap_extends(const struct vhk_memmap *new, const struct vhk_memmap *old) {
+        if (new == old)
+                return true;
+        if (!new->guest != !old->guest)
+                return false;
+        if (new->guest)
+                return new->era == old->era && vhk_memmap_extends(new->guest, old->guest);
+        for (uint32_t i = 0; i < old->n; i++)
+                if (!has_region(new, &old->regs[i]))
+                        return false;
+        return true;
 }
 
 int vhk_memmap_iov(const struct vhk_memmap *m, struct vhk_mem_cache *c, uint64_t gpa, uint64_t len,

@@ -115,6 +115,7 @@ int vhk_inflight_open(struct vhk_inflight *i, void *record, uint16_t n_entries, 
         i->record = r;
         i->counter = 0;
         i->n_batch = i->n_recovered = i->at = i->batch_head = 0;
+        i->n_ring = 0;
         if (i->num > n_entries || version > VHK_INFLIGHT_VERSION)
                 return -EPROTO;
         if (!version) {

@@ -54,6 +54,7 @@ struct vhk_inflight {
         uint16_t n_batch;               /* answered, not yet published */
         uint16_t n_recovered, at;       /* to be done again; popped of them */
         uint16_t first;                 /* available index of the first request behind them */
+        uint64_t n_ring;                /* popped behind them, from the available ring */
         uint16_t *batch, *recovered;    /* heads; @num each */
 };
 

@@ -14,8 +14,8 @@
 #include "ring/queue.h"
 
 void vhk_queue_log_request(struct vhk_queue *q, const struct vhk_req *r, uintptr_t meta) {
-        unsigned generation = (meta & 0xff) - 1;
-        const struct vhk_memmap *m = generation == q->generation ? q->mem : q->old[generation].mem;
+        uint32_t generation = (uint32_t)meta - 1;
+        const struct vhk_memmap *m = generation == q->generation ? q->mem : q->generations[generation].mem;
 
         for (unsigned i = 0; i < r->n_in; i++)
                 q->marked |= vhk_dirty_mark_host(q->config->log, m, r->in[i].iov_base, r->in[i].iov_len, &q->log_hint);

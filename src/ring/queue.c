@@ -4,8 +4,8 @@
  * happens per request is in split.c. On the queue's home, but for vhk_req_complete() and the metrics.
  *
  * Memory snapshots: a request in flight holds no reference; the queue counts them. Requests of the current generation
- * are in_flight less the old ones; when a new snapshot is adopted, their number moves to old[], with the reference to the
- * snapshot, and each is counted down there when it is pushed.
+ * are in_flight less the old ones; when a snapshot is adopted that does not extend the former one, their generation keeps
+ * their number and a reference to that snapshot, and each is counted down there when it is pushed.
  *
  * Callbacks that may take the queue apart (settled) or call the device (run) go through home's mailbox, so that
  * they never run inside of a device's call.
@@ -15,10 +15,13 @@
 #include "base/fd.h"
 #include "mem/mapping.h"
 
-#define META_NONE 0xff          /* no request is ordinary: each push takes the slow way */
+#include <sys/mman.h>
+
+#define META_NONE 0xffff        /* no request is ordinary: each push takes the slow way */
 
 static void events(struct vhk_post *p);
 static void completions(struct vhk_post *p);
+static void reset_generations(struct vhk_queue *q);
 
 int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct vhk_worker *home,
                   const struct vhk_queue_owner_ops *ops, void *owner, struct vhk_queue **ret_q) {
@@ -36,9 +39,22 @@ int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct v
         return 0;
 }
 
+/* Address space only: a block costs memory from its first use on, and then as much as its longest chain. */
+static size_t blocks_bytes(uint16_t num) {
+        return (size_t)num * VHK_BLOCK_IOVECS * sizeof(struct iovec);
+}
+
+static struct iovec *alloc_blocks(uint16_t num) {
+        void *p = mmap(NULL, blocks_bytes(num), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        return p == MAP_FAILED ? NULL : p;
+}
+
 static void free_storage(struct vhk_queue *q) {
         free(VHK_STEAL(q->allocated));
-        free(VHK_STEAL(q->blocks));
+        free(VHK_STEAL(q->generations));
+        if (q->blocks)
+                munmap(VHK_STEAL(q->blocks), blocks_bytes(q->num_allocated));
         free(VHK_STEAL(q->popped));
         free(VHK_STEAL(q->scratch));
         q->inflight = vhk_inflight_free(q->inflight);
@@ -72,17 +88,18 @@ static int allocate(struct vhk_queue *q, uint16_t num) {
                 return 0;
         free_storage(q);
 
+        q->num_allocated = num;
         q->stride = slot_stride(q->req_size);
         q->allocated = aligned_alloc(VHK_CACHE_LINE, (size_t)num * q->stride);
-        q->blocks = malloc(VHK_MIN(num, VHK_QUEUE_BLOCKS) * VHK_BLOCK_IOVECS * sizeof(struct iovec));
+        q->blocks = alloc_blocks(num);
+        q->generations = malloc((num + 1u) * sizeof(*q->generations));
         q->popped = malloc(num * sizeof(*q->popped));
         q->scratch = malloc(VHK_QUEUE_MAX_INDIRECT * sizeof(struct vhk_desc));
-        if (!q->allocated || !q->blocks || !q->popped || !q->scratch) {
+        if (!q->allocated || !q->blocks || !q->generations || !q->popped || !q->scratch) {
                 free_storage(q);
                 return -ENOMEM;
         }
         q->slots = q->allocated;
-        q->num_allocated = num;
         return 0;
 }
 
@@ -94,9 +111,6 @@ static void reset_slots(struct vhk_queue *q) {
                         .internal[VHK_REQ_QUEUE] = (uintptr_t)q,
                 };
         }
-        q->n_blocks_free = (uint8_t)VHK_MIN(q->num_allocated, VHK_QUEUE_BLOCKS);
-        for (uint8_t i = 0; i < q->n_blocks_free; i++)
-                q->free_blocks[i] = q->n_blocks_free - 1 - i;   /* the lowest is taken first */
         memset(q->popped, 0, q->num_allocated * sizeof(*q->popped));
 }
 
@@ -106,18 +120,22 @@ static void set_hold(struct vhk_queue *q, unsigned bit, bool on) {
 
 /* Which requests does push do nothing special for? */
 static void choose_ordinary(struct vhk_queue *q) {
-        bool none = (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN | VHK_HOLD_GENERATIONS | VHK_HOLD_TRACKED)) || q->config->log_data;
+        bool none = (q->hold & (VHK_HOLD_STOPPED | VHK_HOLD_BROKEN | VHK_HOLD_TRACKED)) || q->config->log_data;
 
         q->ordinary = none ? META_NONE : q->meta;
 }
 
-static void point_at_areas(struct vhk_queue *q, const struct vhk_ring_config *c) {
+static void point_at_areas(struct vhk_queue *q, struct vhk_ring_config *c) {
+        vhk_ring_config_ref(c);
+        vhk_ring_config_unref(q->areas_config);
+        q->areas_config = c;
         q->desc = c->desc;
         q->avail = c->avail;
         q->used = c->used;
 }
 
-/* Points the queue at @c, whose reference it takes over. */
+/* Points the queue at @c, whose reference it takes over. Without translations of its areas requests in flight are still published
+ * where the areas were. */
 static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
         q->config = c;
         if (!c->stalled || !q->in_flight)
@@ -194,10 +212,9 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
         q->mask = c->num - 1;
         q->last_avail = q->avail_seen = avail;
         q->in_flight = 0;
-        q->generation = q->n_old = 0;
-        q->meta = 1;
+        reset_generations(q);
         q->hold = 0;
-        q->blocked = q->marked = q->opened = false;
+        q->marked = q->opened = q->drains_recovered = false;
         q->used_given = used;
         q->used_idx = q->used_published = 0;
         q->n_misses = 0;
@@ -223,9 +240,9 @@ uint16_t vhk_queue_stop(struct vhk_queue *q) {
         q->hold = VHK_HOLD_STOPPED;
         q->ordinary = META_NONE;
         q->in_flight = 0;
-        for (unsigned i = 0; i < VHK_QUEUE_GENERATIONS; i++)
-                q->old[i].mem = vhk_memmap_unref(q->old[i].mem);
-        q->n_old = 0;
+        for (uint32_t i = 0; i < q->n_generations; i++)
+                q->generations[i].mem = vhk_memmap_unref(q->generations[i].mem);
+        q->n_old = q->n_old_requests = 0;
         q->tell_settled = q->tell_run = false;
         q->after = 0;
         q->desc = NULL;
@@ -233,78 +250,134 @@ uint16_t vhk_queue_stop(struct vhk_queue *q) {
         q->used = NULL;
         q->mem = NULL;
         q->call = NULL;
+        q->areas_config = vhk_ring_config_unref(q->areas_config);
         q->config = vhk_ring_config_unref(q->config);
         return q->last_avail;
 }
 
-int vhk_queue_drain(struct vhk_queue *q) {
+bool vhk_queue_is_drained(const struct vhk_queue *q) {
+        return !q->in_flight && !vhk_queue_is_recovering(q);
+}
+
+bool vhk_queue_is_recovering(const struct vhk_queue *q) {
+        return q->drains_recovered && !(q->hold & VHK_HOLD_BROKEN) && vhk_queue_n_recovered(q);
+}
+
+int vhk_queue_drain(struct vhk_queue *q, bool recovered) {
         set_hold(q, VHK_HOLD_DRAINING, true);
-        q->after |= VHK_AFTER_SETTLE;
+        q->drains_recovered = recovered;
+        q->declined_at = -1;
         vhk_queue_flush(q);
-        if (q->in_flight)
-                return 1;
-        q->after &= (uint8_t)~VHK_AFTER_SETTLE;
-        q->tell_settled = false;
-        return 0;
+        q->after &= (uint8_t)~VHK_AFTER_DRAINED;
+        if (vhk_queue_is_drained(q))
+                return 0;
+        q->after |= VHK_AFTER_DRAINED;
+        if (vhk_queue_is_recovering(q))
+                vhk_queue_resume(q);
+        return 1;
+}
+
+/* Recovered requests that the device does not take, and that the available ring still has in this order, are left to whoever is
+ * given the base: nothing was done to them here. */
+static void give_back_recovered(struct vhk_queue *q) {
+        struct vhk_inflight *f = q->inflight;
+        uint16_t n = (uint16_t)vhk_queue_n_recovered(q), from = (uint16_t)(q->last_avail - n);
+
+        if (!q->avail)                  /* its translation is missing */
+                return;
+        for (uint16_t i = 0; i < n; i++) {
+                const vhk_le16 *entry = &q->avail->ring[(uint16_t)(from + i) & q->mask];
+                if (vhk_le16_get((vhk_le16){ vhk_load_relaxed(&entry->v) }) != f->recovered[f->at + i])
+                        return;
+        }
+        while (f->n_recovered > f->at)          /* the newest first: whoever dies in between has left a record that is right */
+                vhk_inflight_untake(f, f->recovered[--f->n_recovered]);
+        q->last_avail = q->avail_seen = from;
+}
+
+/* Lets the device take recovered requests while the queue drains. */
+static void run_recovered(struct vhk_queue *q) {
+        uint16_t before = vhk_queue_get_position(q);
+
+        if (!vhk_queue_get_hold(q))
+                q->ops->run(q->owner, q);
+        if (vhk_queue_is_recovering(q) && !q->in_flight && vhk_queue_get_position(q) == before) {
+                q->declined_at = before;
+                give_back_recovered(q);
+        }
+        if (!vhk_queue_is_recovering(q))
+                q->tell_settled = true;
+}
+
+unsigned vhk_queue_get_hold(const struct vhk_queue *q) {
+        unsigned reasons = q->hold & VHK_HOLD_REASONS;
+
+        if (q->drains_recovered && vhk_queue_n_recovered(q))
+                reasons &= ~(unsigned)(VHK_HOLD_DRAINING | VHK_HOLD_DISABLED);
+        return reasons;
 }
 
 /* ---- generations ---- */
 
-static uint32_t n_current(const struct vhk_queue *q) {
-        uint32_t n = q->in_flight;
-
-        for (unsigned i = 0; i < VHK_QUEUE_GENERATIONS; i++)
-                n -= q->old[i].mem ? q->old[i].n : 0;
-        return n;
+static void reset_generations(struct vhk_queue *q) {
+        q->generations[0] = (struct vhk_generation){ .mem = NULL };
+        q->generation = 0;
+        q->n_generations = 1;
+        q->free_generation = VHK_NO_GENERATION;
+        q->n_old = q->n_old_requests = 0;
+        q->meta = 1;
 }
 
-/* A free place for the current generation; without one pop waits until an old generation is done. */
-static void new_generation(struct vhk_queue *q) {
-        for (uint8_t i = 0; i < VHK_QUEUE_GENERATIONS; i++)
-                if (!q->old[i].mem) {
-                        q->generation = i;
-                        q->meta = (uint8_t)(i + 1);
-                        set_hold(q, VHK_HOLD_GENERATIONS, false);
-                        choose_ordinary(q);
-                        return;
-                }
-        q->generation = VHK_QUEUE_GENERATIONS;
-        set_hold(q, VHK_HOLD_GENERATIONS, true);
-        choose_ordinary(q);
+/* One that has no requests. There is always one: all others have a request in flight at least. */
+static uint32_t take_generation(struct vhk_queue *q) {
+        uint32_t i = q->free_generation;
+
+        if (i == VHK_NO_GENERATION) {
+                assert(q->n_generations <= q->num_allocated);
+                i = q->n_generations++;
+                q->generations[i].mem = NULL;
+        } else {
+                q->free_generation = q->generations[i].next_free;
+        }
+        return i;
 }
 
 /* The current snapshot gives way to another; requests that use it keep it alive. */
 static void retire_generation(struct vhk_queue *q) {
-        uint32_t n = q->generation < VHK_QUEUE_GENERATIONS ? n_current(q) : 0;
+        struct vhk_generation *g = &q->generations[q->generation];
+        uint32_t n = q->in_flight - q->n_old_requests;
 
-        if (n) {
-                q->old[q->generation].mem = vhk_memmap_ref(q->mem);
-                q->old[q->generation].n = n;
-                q->n_old++;
-        }
-        new_generation(q);
-}
-
-void vhk_queue_put_block(struct vhk_queue *q, unsigned block) {
-        q->free_blocks[q->n_blocks_free++] = (uint8_t)block;
-        if (q->blocked)
-                q->after |= VHK_AFTER_UNBLOCKED;
-        q->blocked = false;
+        if (!n)
+                return;
+        g->mem = vhk_memmap_ref(q->mem);
+        g->n = n;
+        q->n_old++;
+        q->n_old_requests += n;
+        q->generation = take_generation(q);
+        q->meta = (uint16_t)(q->generation + 1);
 }
 
 void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) {
-        unsigned block = (unsigned)(meta >> 8), generation = (meta & 0xff) - 1;
+        uint32_t i = (uint32_t)meta - 1;
+        struct vhk_generation *g = &q->generations[i];
 
-        if (block)
-                vhk_queue_put_block(q, block - 1);
-        if (generation == q->generation || --q->old[generation].n)
+        if (i == q->generation)
                 return;
-        q->old[generation].mem = vhk_memmap_unref(q->old[generation].mem);
+        q->n_old_requests--;
+        if (--g->n)
+                return;
         q->n_old--;
-        if (q->hold & VHK_HOLD_GENERATIONS) {
-                new_generation(q);
-                q->after |= VHK_AFTER_UNBLOCKED;
-        }
+        g->mem = vhk_memmap_unref(g->mem);
+        g->next_free = q->free_generation;
+        q->free_generation = i;
+}
+
+static bool keeps_old_areas(const struct vhk_queue *q) {
+        return q->config->stalled && q->areas_config != q->config && !(q->hold & VHK_HOLD_BROKEN);
+}
+
+bool vhk_queue_is_quiesced(const struct vhk_queue *q) {
+        return !q->n_old && !keeps_old_areas(q);
 }
 
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
@@ -312,9 +385,9 @@ int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
         vhk_queue_flush(q);             /* what was pushed goes to the areas that it was written to */
 
         struct vhk_ring_config *former = q->config;
-        bool other_memory = !vhk_memmap_extends(c->mem, q->mem) || (c->stalled && q->used), other_call = c->call && c->call != q->call;
+        bool other_call = c->call && c->call != q->call;
 
-        if (other_memory)
+        if (!vhk_memmap_extends(c->mem, q->mem))
                 retire_generation(q);
         if (c->stalled || c->mem != q->mem)
                 set_hold(q, VHK_HOLD_STALLED, c->stalled);
@@ -326,10 +399,10 @@ int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
                 (void)open_areas(q);    /* BROKEN if it fails */
         if (other_call && !(q->hold & VHK_HOLD_BROKEN))
                 notify(q);
-        if (!other_memory || !q->n_old)
+        q->after &= (uint8_t)~VHK_AFTER_QUIESCED;
+        if (vhk_queue_is_quiesced(q))
                 return 0;
-        q->tell_settled = false;        /* news of an earlier change that are still in the mailbox are not about this one */
-        q->after |= VHK_AFTER_SETTLE;
+        q->after |= VHK_AFTER_QUIESCED;
         return 1;
 }
 
@@ -391,33 +464,25 @@ void vhk_queue_after_flush(struct vhk_queue *q, uint16_t old) {
         }
         if (q->after & VHK_AFTER_LOG)
                 vhk_queue_log_used(q, old);     /* first: a stop that is told below has all its marks */
-        if (q->after & (VHK_AFTER_SETTLE | VHK_AFTER_UNBLOCKED))
+        if (q->after & (VHK_AFTER_QUIESCED | VHK_AFTER_DRAINED))
                 vhk_queue_check_settled(q);
 }
 
-/* Without translations of its areas the ring lets go of them, once nothing is left to be published there. */
-static bool areas_settled(struct vhk_queue *q) {
-        if (!q->config->stalled || (q->hold & VHK_HOLD_BROKEN))
-                return true;
-        if (q->in_flight || q->used_idx != q->used_published)
-                return false;
-        point_at_areas(q, q->config);
-        return true;
-}
-
-bool vhk_queue_is_settled(struct vhk_queue *q) {
-        return !q->n_old && areas_settled(q);
-}
-
 void vhk_queue_check_settled(struct vhk_queue *q) {
-        if ((q->after & VHK_AFTER_SETTLE) && (q->hold & VHK_HOLD_DRAINING ? !q->in_flight : vhk_queue_is_settled(q))) {
-                q->after &= (uint8_t)~VHK_AFTER_SETTLE;
-                q->tell_settled = true;
-        }
-        if (q->after & VHK_AFTER_UNBLOCKED) {
-                q->after &= (uint8_t)~VHK_AFTER_UNBLOCKED;
-                q->tell_run = true;
-        }
+        if (q->used_idx != q->used_published)
+                return;                 /* the flush comes */
+        if (keeps_old_areas(q) && !q->in_flight)
+                point_at_areas(q, q->config);   /* nothing is left to be published there */
+
+        unsigned done = 0;
+        if (q->after & VHK_AFTER_QUIESCED && vhk_queue_is_quiesced(q))
+                done |= VHK_AFTER_QUIESCED;
+        if (q->after & VHK_AFTER_DRAINED && vhk_queue_is_drained(q))
+                done |= VHK_AFTER_DRAINED;
+        q->after &= (uint8_t)~done;
+        q->tell_settled |= done != 0;
+        if (vhk_queue_is_recovering(q) && !q->in_flight && q->declined_at != vhk_queue_get_position(q))
+                q->tell_run = true;     /* a device that waited for something of its own can take more now */
         if (q->tell_settled || q->tell_run)
                 vhk_worker_post(q->home, &q->events);
 }
@@ -430,12 +495,16 @@ static void events(struct vhk_post *p) {
                 free(q);
                 return;
         }
-        bool settled = q->tell_settled, run = q->tell_run;
-        q->tell_settled = q->tell_run = false;
-        if (run && !(q->hold & VHK_HOLD_REASONS))
+        bool run = q->tell_run;
+        q->tell_run = false;
+        if (run && vhk_queue_is_recovering(q))
+                run_recovered(q);
+        else if (run && !vhk_queue_get_hold(q))
                 q->ops->run(q->owner, q);
-        if (settled)
-                q->ops->settled(q->owner, q);   /* last: it may end the queue */
+        if (!q->tell_settled)
+                return;
+        q->tell_settled = false;
+        q->ops->settled(q->owner, q);           /* last: it may end the queue */
 }
 
 VHK_API void vhk_queue_resume(struct vhk_queue *q) {
@@ -483,7 +552,7 @@ static void completions(struct vhk_post *p) {
                 vhk_queue_push(q, r, r->in_len);
         }
         vhk_queue_flush(q);
-        if (!(q->hold & VHK_HOLD_REASONS))
+        if (!vhk_queue_get_hold(q))
                 q->ops->run(q->owner, q);
 }
 

@@ -9,11 +9,10 @@
 #include "ring/inflight.h"
 #include "ring/ring.h"
 
-#define VHK_SLOT_IOVECS 8u              /* in the slot itself; longer chains take a block */
-#define VHK_BLOCK_IOVECS (VHK_QUEUE_MAX_INDIRECT + 512u)        /* every entry served, and 512 crossings into other regions */
-#define VHK_QUEUE_BLOCKS 32u            /* at most, and never more than the ring has entries; touched only when used */
+#define VHK_SLOT_IOVECS 8u              /* in the slot itself; longer chains go on in the block of their head */
+/* Every entry served, 512 crossings into other regions, and a cache line so that blocks do not all begin in the same cache set. */
+#define VHK_BLOCK_IOVECS (VHK_QUEUE_MAX_INDIRECT + 512u + VHK_CACHE_LINE / sizeof(struct iovec))
 #define VHK_QUEUE_MISSES (2 * VHK_IOTLB_MAX)    /* in a row for one request: it needs more translations at once than are kept */
-#define VHK_QUEUE_GENERATIONS 8u        /* memory snapshots with requests in flight, the current one included */
 
 /* A request and what belongs to it. One per descriptor index, found by the chain's head. priv is behind it. */
 struct vhk_slot {
@@ -25,7 +24,7 @@ static_assert(sizeof(struct vhk_slot) % 16 == 0, "priv is 16-byte aligned");
 /* The members of vhk_req.internal */
 enum {
         VHK_REQ_QUEUE,                  /* its struct vhk_queue, from start on */
-        VHK_REQ_META,                   /* 0: not in flight; else generation + 1, and (block + 1) << 8 */
+        VHK_REQ_META,                   /* 0: not in flight; else generation + 1 */
         VHK_REQ_NEXT,                   /* in the list of completions from other threads */
 };
 
@@ -35,19 +34,29 @@ enum {
         VHK_HOLD_DRAINING = 2,
         VHK_HOLD_DISABLED = 4,
         VHK_HOLD_BROKEN = 8,
-        VHK_HOLD_GENERATIONS = 16,      /* too many snapshots have requests in flight */
-        VHK_HOLD_STALLED = 64,          /* a translation is missing */
+        VHK_HOLD_STALLED = 16,          /* a translation is missing */
         VHK_HOLD_TRACKED = 32,          /* no reason to hold anything: pop has an in-flight record to write */
 };
 #define VHK_HOLD_REASONS (~(unsigned)VHK_HOLD_TRACKED)
 
 /* What a flush has to do beside publishing. */
 enum {
-        VHK_AFTER_SETTLE = 1,           /* somebody waits for ops->settled */
-        VHK_AFTER_UNBLOCKED = 2,        /* a block, or a generation, came free: pop may go on */
+        VHK_AFTER_QUIESCED = 1,         /* ops->settled is due when vhk_queue_is_quiesced() */
+        VHK_AFTER_DRAINED = 2,          /* ... when vhk_queue_is_drained() */
         VHK_AFTER_LOG = 4,              /* a dirty log is in use */
         VHK_AFTER_TRACKED = 8,          /* the in-flight record has answers that it does not know to be published */
 };
+
+/*
+ * Requests in flight that were popped under one memory snapshot. There is room for one generation per request of a full ring, and
+ * for the current one, so a new snapshot always finds a free one.
+ */
+struct vhk_generation {
+        struct vhk_memmap *mem;         /* owned reference; NULL: the current one, or free */
+        uint32_t n;                     /* requests in flight, unless it is the current one */
+        uint32_t next_free;
+};
+#define VHK_NO_GENERATION UINT32_MAX
 
 struct vhk_queue {
         /* pop, on one cache line */
@@ -60,20 +69,16 @@ struct vhk_queue {
         uint16_t last_avail;            /* next to be popped */
         uint16_t avail_seen;            /* the index as last read: it must not go back */
         uint16_t in_flight;
+        uint16_t meta;                  /* of a request of the current generation */
         uint8_t hold;                   /* VHK_HOLD_* */
-        uint8_t meta;                   /* of a request of the current generation without a block */
 
         /* push and flush, on the next one */
         struct vhk_used *used VHK_ALIGNED(VHK_CACHE_LINE);
         uint16_t used_idx;              /* with what was pushed */
         uint16_t used_published;
+        uint16_t ordinary;              /* meta of a request that push need not think about; 0xffff: there is none */
         bool event_idx, indirect;
-        bool blocked;                   /* pop stopped because no block was free */
-        uint8_t ordinary;               /* meta of a request that push need not think about; 0xff: there is none */
         uint8_t after;                  /* VHK_AFTER_* */
-        uint8_t generation;             /* current */
-        uint8_t n_old;                  /* older generations with requests in flight */
-        uint8_t n_blocks_free;
         uint32_t bad_seen;
         struct vhk_memmap *mem;         /* of config, which owns the reference */
         struct vhk_fdref *call;         /* likewise */
@@ -85,10 +90,14 @@ struct vhk_queue {
         /* seldom */
         uint64_t n_notifications VHK_ALIGNED(VHK_CACHE_LINE), n_flushes, n_faults, n_device_bugs;
         struct vhk_ring_config *config; /* owned */
-        struct { struct vhk_memmap *mem; uint32_t n; } old[VHK_QUEUE_GENERATIONS];      /* owned reference, requests in flight */
-        struct iovec *blocks;           /* VHK_BLOCK_IOVECS each */
-        uint8_t free_blocks[VHK_QUEUE_BLOCKS];
+        struct vhk_generation *generations;
+        uint32_t generation;            /* the current one */
+        uint32_t free_generation;       /* a list; VHK_NO_GENERATION: empty */
+        uint32_t n_generations;         /* used so far: those from here on are free, too */
+        uint32_t n_old, n_old_requests; /* older generations that have requests in flight, and how many these are */
+        struct iovec *blocks;           /* VHK_BLOCK_IOVECS for each head; memory is behind those that were used */
         struct vhk_desc *scratch;       /* an indirect table that is not one aligned piece of memory */
+        struct vhk_ring_config *areas_config;   /* owned; whose areas are pointed at: config, or the one before while it is stalled */
         void *allocated;                /* slots */
         uint16_t num_allocated;
         unsigned index;
@@ -103,6 +112,8 @@ struct vhk_queue {
         uint64_t miss_iova;             /* the translation that is missing, */
         uint8_t miss_perm;              /* for this access; 0: none is */
         bool opened;                    /* its areas have been there: the used index is known */
+        bool drains_recovered;          /* DRAINING: recovered requests that were not popped yet are to be done, too */
+        int32_t declined_at;            /* position at which the device took none of them; -1: none */
         uint16_t missed_at;             /* for which request, and how often in a row */
         uint32_t n_misses;
         int used_given;                 /* of vhk_queue_start() */
@@ -130,9 +141,10 @@ int vhk_queue_stall(struct vhk_queue *q) VHK_COLD;
 void vhk_queue_after_flush(struct vhk_queue *q, uint16_t old) VHK_COLD;
 /* After a flush: did what somebody waits for happen? */
 void vhk_queue_check_settled(struct vhk_queue *q) VHK_COLD;
-void vhk_queue_put_block(struct vhk_queue *q, unsigned block) VHK_COLD;
-/* A request of an older generation, or one with a block, is no longer in flight. */
+/* A request is no longer in flight: it counts in its generation no more. */
 void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) VHK_COLD;
+/* Why pop gives nothing: VHK_HOLD_REASONS, but for recovered requests that a drain still wants. */
+unsigned vhk_queue_get_hold(const struct vhk_queue *q) VHK_COLD;
 
 /* ---- log.c ---- */
 

@@ -5,7 +5,7 @@
  *
  * Device side: struct vhk_queue lives at its home worker. Control hands it an immutable struct vhk_ring_config; the home
  * adopts it between bursts. Requests in flight keep the memory snapshot they were popped under alive (a plain counter
- * per snapshot at the home), which is what vhk_queue_is_settled() tells.
+ * per snapshot at the home), which is what vhk_queue_is_quiesced() tells.
  */
 #pragma once
 
@@ -77,8 +77,8 @@ const char *vhk_ring_rule_text(enum vhk_ring_rule r);
 struct vhk_queue_owner_ops {
         /* once, when it becomes BROKEN; from inside of pop or flush: take note, do not call the queue */
         void (*broken)(void *owner, struct vhk_queue *q, enum vhk_ring_rule rule);
-        /* in-flight requests of earlier snapshots are all done, or (draining) none is in flight; and all is flushed. This and run
-         * are posted to home, so they never come from inside of a call of the device's */
+        /* vhk_queue_is_quiesced() or vhk_queue_is_drained() has become true where adopt or drain said 1; or vhk_queue_is_recovering()
+         * false. All is flushed. This and run are posted to home, so they never come from inside of a call of the device's */
         void (*settled)(void *owner, struct vhk_queue *q);
         void (*run)(void *owner, struct vhk_queue *q);          /* completions from other threads were pushed, slots came free: pop again */
         /* @mem holds translations, and that for an access to @iova (VHK_IOTLB_R, W) is missing: pop waits until a snapshot other than
@@ -99,16 +99,23 @@ struct vhk_queue *vhk_queue_free(struct vhk_queue *q);          /* none in fligh
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used);
 /* home; a running ring goes over to @c (takes a reference), between two bursts. num does not change; without areas (desc, avail,
  * used NULL) the ring's own memory is gone: BROKEN. A new call descriptor is signalled once: what was published may not have
- * been seen. A ring that was enabled may have work: run it. 0: settled at once; 1: requests popped under the former snapshot
- * are in flight: ops->settled comes when they are done. A snapshot that extends the former (vhk_memmap_extends()) is not another;
- * with @c->stalled requests in flight are still published where the areas were, then these are let go */
+ * seen. A ring that was enabled may have work: run it. A snapshot that extends the former (vhk_memmap_extends()) is not another; with
+ * @c->stalled requests in flight are still published where the areas were, then these are let go. 0: vhk_queue_is_quiesced();
+ * 1: not yet, ops->settled comes when it is */
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
-/* home; is no request in flight that was popped under a former snapshot, nor anything left to be published in former areas? A
- * fact of the queue, whatever is adopted meanwhile */
-bool vhk_queue_is_settled(struct vhk_queue *q);
-/* home; pop gives nothing from now on. 0: none is in flight; 1: ops->settled comes when that is so */
-int vhk_queue_drain(struct vhk_queue *q);
-/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE, VHK_RING_TRANSLATION ...); ops->broken is called */
+/* home; is no request in flight that was popped under memory which a later snapshot does not have? Nor an area in use that is none
+ * any more. A fact about all snapshots ever adopted: no adoption makes it true */
+bool vhk_queue_is_quiesced(const struct vhk_queue *q);
+/* home; pop gives nothing from now on, but, if @recovered, what is left of the in-flight record, whether the ring is enabled or
+ * not: ops->run comes for these, and those that the device does not take are given back if the available ring has them in this
+ * order (the base goes back, the record forgets them). Else they stay in the record. 0: vhk_queue_is_drained(); 1: not yet, ops->settled
+ * comes when it is. Once more with another @recovered is legal */
+int vhk_queue_drain(struct vhk_queue *q, bool recovered);
+/* home; is none in flight, and vhk_queue_is_recovering() false? */
+bool vhk_queue_is_drained(const struct vhk_queue *q);
+/* home; it drains, and recovered requests that were not popped are wanted */
+bool vhk_queue_is_recovering(const struct vhk_queue *q);
+/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE); ops->broken is called */
 void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule);
 /* home; none in flight: -> STOPPED, gives up its config; returns the next available index (also of a BROKEN ring) */
 uint16_t vhk_queue_stop(struct vhk_queue *q);

@@ -30,37 +30,30 @@ static inline uint32_t desc_next(struct desc d) { return (uint32_t)(d.word >> 48
 static inline uint16_t load_idx(const vhk_le16 *p) { return vhk_le16_get((vhk_le16){ vhk_load_relaxed(&p->v) }); }
 
 /* A walk's result besides enum vhk_ring_rule */
-#define WALK_NO_BLOCK (-1)
-#define WALK_MISS (-2)                  /* q->miss_iova, q->miss_perm */
+#define WALK_MISS (-1)                  /* q->miss_iova, q->miss_perm */
 
 struct walk {
-        struct iovec *base, *end;       /* the slot's own iovecs, or the block that took their place */
+        struct iovec *base, *end;       /* the slot's own iovecs, or the block of its head, which takes their place */
         struct iovec *iov;              /* the next free one, while it is not in walk_chain's register */
         const struct vhk_desc *table;
         uint32_t n_table;
         struct {
                 uint16_t n_empty, n_crossings;
-                uint16_t block;         /* + 1; 0: the slot's own iovecs */
+                uint16_t grown;         /* 1: into the block */
                 uint16_t in_table;      /* 1: an indirect one */
         };
 };
 
-/* The slot's own iovecs are full: the chain goes on in a block. */
+/* The slot's own iovecs are full: the chain goes on in the block of its head. */
 static int walk_grow(struct vhk_queue *q, struct walk *w) {
-        if (w->block) {
-                size_t n_descs = (size_t)(w->iov - w->base) - w->n_crossings;
-                return n_descs >= w->n_table ? VHK_RING_LOOP : VHK_RING_TOO_LONG;
-        }
-        if (!q->n_blocks_free) {
-                q->blocked = true;
-                return WALK_NO_BLOCK;
-        }
-        unsigned i = q->free_blocks[--q->n_blocks_free];
-        struct iovec *block = q->blocks + (size_t)i * VHK_BLOCK_IOVECS;
         size_t n = (size_t)(w->iov - w->base);
 
+        if (w->grown)
+                return n - w->n_crossings >= w->n_table ? VHK_RING_LOOP : VHK_RING_TOO_LONG;
+        struct iovec *block = q->blocks + (size_t)vhk_container_of(w->base, struct vhk_slot, iov)->req.head * VHK_BLOCK_IOVECS;
+
         memcpy(block, w->base, n * sizeof(*block));
-        w->block = (uint16_t)(i + 1);
+        w->grown = 1;
         w->base = block;
         w->iov = block + n;
         w->end = block + VHK_BLOCK_IOVECS;
@@ -185,7 +178,7 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
         w.end = iov + VHK_SLOT_IOVECS;
         w.table = q->desc;
         w.n_table = q->mask + 1u;
-        w.n_empty = w.n_crossings = w.block = w.in_table = 0;
+        w.n_empty = w.n_crossings = w.grown = w.in_table = 0;
         for (;;) {
                 if (vhk_unlikely(desc_flags(d) & 0xffff & ~(VHK_DESC_NEXT | VHK_DESC_WRITE))) {
                         r = walk_enter(q, &w, d);
@@ -224,11 +217,8 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
                         break;
                 d = desc_load(w.table + desc_next(d));
         }
-        if (vhk_unlikely(r)) {
-                if (r == WALK_MISS && w.block)
-                        vhk_queue_put_block(q, w.block - 1u);
-                return r;               /* a fault: the ring is BROKEN, a start brings the block back; WALK_NO_BLOCK: it has none */
-        }
+        if (vhk_unlikely(r))
+                return r;
         if (!direction) {
                 req->n_out = (uint16_t)(iov - w.base);
                 req->out_len = (uint32_t)sum;
@@ -237,7 +227,7 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
         req->in = w.base + req->n_out;
         req->n_in = (uint16_t)(iov - req->in);
         req->in_len = (uint32_t)sum - req->out_len;
-        req->internal[VHK_REQ_META] = q->meta | (uintptr_t)w.block << 8;
+        req->internal[VHK_REQ_META] = q->meta;
         return 0;
 }
 
@@ -287,22 +277,27 @@ static VHK_COLD int pop_recovered(struct vhk_queue *q, struct vhk_req **ret_reqs
                 uint32_t head = f->recovered[f->at];
                 struct vhk_req *req = &vhk_queue_slot(q, head)->req;
                 int r = req->internal[VHK_REQ_META] ? VHK_RING_HEAD_TWICE : walk_chain(q, req, head);
-                if (r == WALK_NO_BLOCK)
-                        break;
                 if (r)
                         return pop_ends(q, r, (int)done);
                 ret_reqs[done] = req;
                 q->in_flight++;
+        }
+        if (q->drains_recovered && f->at == f->n_recovered) {
+                q->tell_settled = true;         /* the owner may go on with its stop */
+                vhk_worker_post(q->home, &q->events);
         }
         return (int)done;
 }
 
 /* A pop that is out of the ordinary: something holds it, or it goes into the record. */
 static VHK_COLD int pop_odd(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n) {
+        unsigned reasons = vhk_queue_get_hold(q);
         struct vhk_inflight *f = q->inflight;
 
-        if (q->hold & VHK_HOLD_REASONS)
-                return q->hold & VHK_HOLD_BROKEN ? -EPIPE : q->hold & VHK_HOLD_STALLED ? -EAGAIN : 0;
+        if (reasons & VHK_HOLD_BROKEN)
+                return -EPIPE;
+        if (reasons)
+                return reasons & VHK_HOLD_STALLED ? -EAGAIN : 0;
         if (f->at < f->n_recovered)     /* the others come with the next call */
                 return pop_recovered(q, ret_reqs, n);
         q->hold = 0;
@@ -310,6 +305,7 @@ static VHK_COLD int pop_odd(struct vhk_queue *q, struct vhk_req **ret_reqs, unsi
         q->hold |= VHK_HOLD_TRACKED;
         for (int i = 0; i < k; i++)
                 vhk_inflight_take(f, ret_reqs[i]->head);
+        f->n_ring += (uint64_t)VHK_MAX(k, 0);
         return k;
 }
 
@@ -341,7 +337,7 @@ VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs
         uint16_t done = at - q->last_avail;
         q->last_avail = at;
         q->in_flight += done;
-        if (vhk_unlikely(at != end && r != WALK_NO_BLOCK))
+        if (vhk_unlikely(at != end))
                 return pop_ends(q, r, done);
         return done;
 }
@@ -350,7 +346,7 @@ VHK_API VHK_HOT int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs
 static uint16_t newest(const struct vhk_queue *q, bool *ret_ring) {
         const struct vhk_inflight *f = q->hold & VHK_HOLD_TRACKED ? q->inflight : NULL;
 
-        *ret_ring = !f || !f->at || q->last_avail != f->first;
+        *ret_ring = !f || !f->at || f->n_ring;
         return *ret_ring ? q->popped[(uint16_t)(q->last_avail - 1) & q->mask] : f->recovered[f->at - 1];
 }
 
@@ -371,12 +367,13 @@ VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
                         q->last_avail--;
                 else
                         q->inflight->at--;
-                if (ring && (q->hold & VHK_HOLD_TRACKED))
+                if (ring && (q->hold & VHK_HOLD_TRACKED)) {
+                        q->inflight->n_ring--;
                         vhk_inflight_untake(q->inflight, slot->req.head);
-                if (meta != q->meta)
-                        vhk_queue_put_meta(q, meta);
+                }
+                vhk_queue_put_meta(q, meta);
         }
-        if (q->after & (VHK_AFTER_SETTLE | VHK_AFTER_UNBLOCKED))        /* it may have been the last */
+        if (q->after & (VHK_AFTER_QUIESCED | VHK_AFTER_DRAINED))        /* it may have been the last */
                 vhk_queue_check_settled(q);
 }
 
@@ -413,7 +410,7 @@ VHK_API int vhk_queue_leave(struct vhk_queue *q, struct vhk_req *r) {
         vhk_queue_put_meta(q, meta);
         r->internal[VHK_REQ_META] = 0;
         q->in_flight--;
-        if (q->after & (VHK_AFTER_SETTLE | VHK_AFTER_UNBLOCKED))
+        if (q->after & (VHK_AFTER_QUIESCED | VHK_AFTER_DRAINED))
                 vhk_queue_check_settled(q);
         return 0;
 }
@@ -489,15 +486,13 @@ static inline vhk_le16 *avail_event(const struct vhk_queue *q) {
 }
 
 static VHK_COLD bool has_work_odd(const struct vhk_queue *q) {
-        return !(q->hold & VHK_HOLD_REASONS) && !q->blocked &&
-               (q->inflight->at < q->inflight->n_recovered || load_idx(&q->avail->idx) != q->last_avail);
+        return !vhk_queue_get_hold(q) && (q->inflight->at < q->inflight->n_recovered || load_idx(&q->avail->idx) != q->last_avail);
 }
 
 bool vhk_queue_has_work(const struct vhk_queue *q) {
         if (vhk_unlikely(q->hold))
                 return has_work_odd(q);
-        /* while blocked, has_work after a push that frees a block: ops->run comes then */
-        return !q->blocked && load_idx(&q->avail->idx) != q->last_avail;
+        return load_idx(&q->avail->idx) != q->last_avail;
 }
 
 VHK_API int vhk_queue_arm(struct vhk_queue *q) {

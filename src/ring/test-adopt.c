@@ -187,40 +187,100 @@ TEST(unpop_of_an_old_request_settles_too) {
         rig_close(&g);
 }
 
-TEST(more_changes_than_generations) {
+TEST(each_request_of_a_full_ring_may_be_of_another_memory) {
         struct vhk_req *r[16];
         struct rig g;
 
         rig_open(&g, &plain);
-        for (unsigned i = 0; i < 10; i++) {             /* eight hold a request each; then pop waits */
+        for (unsigned round = 0; round < 3; round++) {
+                g.n_settled = 0;
+                for (unsigned i = 0; i < 16; i++) {
+                        offer_one(&g, (uint16_t)i, DATA, 8, VHK_DESC_WRITE);
+                        CHECK_EQ(vhk_queue_pop(g.q, &r[i], 1), 1);
+                        CHECK(r[i]->in[0].iov_base == at(&g, DATA));
+                        CHECK_EQ(adopt_memory(&g, another_map(&g, false), &plain), 1);
+                }
+                for (unsigned i = 0; i < 16; i++) {
+                        unsigned k = (i * 7 + round) % 16;
+                        CHECK(g.n_settled == 0 && !vhk_queue_is_quiesced(g.q));
+                        touch(r[k]);
+                        vhk_queue_push(g.q, r[k], 8);
+                        vhk_queue_flush(g.q);
+                        vhk_worker_dispatch(g.home, 0);
+                }
+                CHECK(g.n_settled == 1 && vhk_queue_is_quiesced(g.q));
+        }
+        rig_close(&g);
+}
+
+TEST(unpop_with_each_request_of_another_memory) {
+        struct vhk_req *r[16];
+        struct rig g;
+
+        rig_open(&g, &plain);
+        for (unsigned i = 0; i < 16; i++) {
                 offer_one(&g, (uint16_t)i, DATA, 8, VHK_DESC_WRITE);
-                CHECK_EQ(vhk_queue_pop(g.q, &r[i], 1), i < 8);
+                CHECK_EQ(vhk_queue_pop(g.q, &r[i], 1), 1);
                 CHECK_EQ(adopt_memory(&g, another_map(&g, false), &plain), 1);
         }
-        CHECK(!vhk_queue_has_work(g.q));
-        CHECK_EQ(vhk_queue_arm(g.q), 0);
-        touch(r[5]);
-        vhk_queue_push(g.q, r[5], 8);                   /* one generation ends */
+        vhk_queue_unpop(g.q, 3);
+        CHECK_EQ(vhk_queue_n_in_flight(g.q), 13);
+        for (unsigned i = 0; i < 13; i++)
+                vhk_queue_push(g.q, r[i], 8);
         vhk_queue_flush(g.q);
-        vhk_worker_dispatch(g.home, 0);
-        CHECK_EQ(g.n_run, 1);
-        CHECK_EQ(vhk_queue_pop(g.q, &r[8], 2), 2);
-        CHECK(r[8]->in[0].iov_base == at(&g, DATA));
-        for (unsigned i = 0; i < 10; i++)
-                if (i != 5) {
-                        CHECK_EQ(g.n_settled, 0);
-                        touch(r[i]);
-                        vhk_queue_push(g.q, r[i], 8);
-                        vhk_queue_flush(g.q);
-                        if (i < 7)
-                                vhk_worker_dispatch(g.home, 0);
-                        if (i == 7)
-                                break;
-                }
+        CHECK(vhk_queue_is_quiesced(g.q));
         vhk_worker_dispatch(g.home, 0);
         CHECK_EQ(g.n_settled, 1);
-        CHECK_EQ(vhk_queue_n_in_flight(g.q), 2);
-        CHECK_EQ(used_idx(&g), 8);
+        CHECK_EQ(vhk_queue_pop(g.q, r, 16), 3);
+        rig_close(&g);
+}
+
+TEST(added_memory_takes_nothing_away_from_requests_in_flight) {
+        struct vhk_req *old[8], *r;
+        struct rig g;
+
+        rig_open(&g, &plain);
+        for (unsigned i = 0; i < 8; i++) {
+                offer_one(&g, (uint16_t)i, DATA, 8, VHK_DESC_WRITE);
+                CHECK_EQ(vhk_queue_pop(g.q, &old[i], 1), 1);
+                CHECK_EQ(adopt_memory(&g, another_map(&g, true), &plain), 0);
+        }
+        const struct vhk_memreg *last = &g.mem->regs[g.mem->n - 1];
+        offer_one(&g, 8, last->gpa, 8, VHK_DESC_WRITE);
+        r = pop_one(&g);
+        CHECK(r->in[0].iov_base == last->host);
+        touch(r);
+        for (unsigned i = 0; i < 8; i++) {
+                touch(old[i]);
+                vhk_queue_push(g.q, old[i], 8);
+        }
+        vhk_queue_push(g.q, r, 8);
+        CHECK_EQ(vhk_queue_flush(g.q), 0);
+        rig_close(&g);
+}
+
+TEST(what_does_not_change_memory_does_not_quiesce_an_earlier_change) {
+        struct vhk_req *r;
+        struct rig g;
+
+        rig_open(&g, &plain);
+        offer_one(&g, 0, DATA, 8, VHK_DESC_WRITE);
+        r = pop_one(&g);
+        CHECK_EQ(adopt_memory(&g, another_map(&g, false), &plain), 1);
+        struct vhk_ring_config *c = make_config(g.mem, &plain, NULL);   /* only the call descriptor */
+        CHECK_EQ(vhk_queue_adopt(g.q, c), 1);
+        CHECK(!vhk_queue_is_quiesced(g.q));
+        vhk_ring_config_unref(c);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 1);
+        c = make_config(g.mem, &plain, NULL);
+        CHECK_EQ(vhk_queue_adopt(g.q, c), 1);           /* a draining queue adopts as well */
+        vhk_ring_config_unref(c);
+        touch(r);
+        vhk_queue_push(g.q, r, 8);
+        vhk_queue_flush(g.q);
+        vhk_worker_dispatch(g.home, 0);
+        CHECK_EQ(g.n_settled, 1);
+        CHECK(vhk_queue_is_quiesced(g.q) && vhk_queue_is_drained(g.q));
         rig_close(&g);
 }
 
@@ -249,7 +309,7 @@ TEST(own_memory_goes) {
         CHECK_EQ(vhk_queue_flush(g.q), -EPIPE);
         vhk_worker_dispatch(g.home, 0);
         CHECK_EQ(g.n_settled, 1);
-        CHECK_EQ(vhk_queue_drain(g.q), 0);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 0);
         CHECK_EQ(vhk_queue_stop(g.q), 1);
         CHECK_OK(vhk_memmap_new(&g.mem));
         rig_close(&g);
@@ -279,7 +339,7 @@ TEST(drain_with_old_requests) {
         offer_one(&g, 0, DATA, 8, VHK_DESC_WRITE);
         r = pop_one(&g);
         CHECK_EQ(adopt_memory(&g, another_map(&g, false), &plain), 1);
-        CHECK_EQ(vhk_queue_drain(g.q), 1);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 1);
         vhk_queue_push(g.q, r, 8);
         vhk_queue_flush(g.q);
         vhk_worker_dispatch(g.home, 0);

@@ -139,7 +139,7 @@ TEST(queue_goes_when_it_settles) {
                 for (unsigned i = 0; i < 16; i++)
                         offer_one(&g, (uint16_t)i, DATA + i * 64, 4, VHK_DESC_WRITE);
                 hand_out(&g);
-                if (vhk_queue_drain(g.q) == 1)
+                if (vhk_queue_drain(g.q, true) == 1)
                         while (!g.n_settled)
                                 vhk_worker_dispatch(g.home, 1000);
                 CHECK_EQ(vhk_queue_n_in_flight(g.q), 0);

@@ -376,7 +376,7 @@ TEST(suspended_requests_are_left_in_the_record) {
         for (unsigned i = 0; i < 6; i++)
                 heads[i] = req[i]->head;
         vhk_queue_push(s.g.q, req[2], 0);
-        CHECK_EQ(vhk_queue_drain(s.g.q), 1);
+        CHECK_EQ(vhk_queue_drain(s.g.q, true), 1);
         CHECK_EQ(n_in_record(sh), 5);
         CHECK_EQ(used_idx(&s.g), 1);
         for (unsigned i = 0; i < 6; i++)
@@ -424,6 +424,210 @@ TEST(suspended_requests_are_left_in_the_record) {
         CHECK_EQ(sh->n_done, 9);
         CHECK(!sh->wrong);
         CHECK_EQ(n_in_record(sh), 0);
+        end(&s);
+        free_shared(sh, fd);
+}
+
+/* ---- a stop before the recovered requests were popped ---- */
+
+/* A predecessor took @n requests, and answered none; what it leaves is served by @s. With @disabled the ring is. */
+static void begin_after_death(struct side *s, struct shared *sh, int fd, unsigned n, bool disabled) {
+        struct vhk_req *req[NUM];
+        struct vhk_ring_config *c;
+
+        die_at = 0;
+        CHECK_OK(begin(s, sh, fd));
+        driver_offer(s, n);
+        CHECK_EQ(vhk_queue_pop(s->g.q, req, NUM), (int)n);
+        vhk_queue_drain(s->g.q, false);
+        for (unsigned i = 0; i < n; i++)
+                CHECK_OK(vhk_queue_leave(s->g.q, req[i]));
+        end(s);
+        CHECK_OK(begin(s, sh, fd));
+        CHECK_EQ(vhk_queue_n_recovered(s->g.q), n);
+        if (!disabled)
+                return;
+        struct vhk_ring_config values = *s->g.config;
+        values.enabled = false;
+        CHECK_OK(vhk_ring_config_new(&values, &c));
+        CHECK_EQ(vhk_queue_adopt(s->g.q, c), 0);
+        vhk_ring_config_unref(c);
+        CHECK_EQ(vhk_queue_pop(s->g.q, req, NUM), 0);
+}
+
+/* A device that answers what it takes: two at a time. */
+static void take_two(struct rig *g) {
+        struct vhk_req *req[2];
+        int k = vhk_queue_pop(g->q, req, 2);
+
+        for (int i = 0; i < k; i++)
+                vhk_queue_push(g->q, req[i], 0);
+        vhk_queue_flush(g->q);
+}
+
+static void drain_and_check(struct side *s, struct shared *sh, unsigned n) {
+        CHECK_EQ(vhk_queue_drain(s->g.q, true), 1);
+        CHECK(vhk_queue_is_recovering(s->g.q));
+        while (vhk_worker_dispatch(s->g.home, 0) > 0)
+                ;
+        CHECK(vhk_queue_is_drained(s->g.q) && s->g.n_settled);
+        CHECK_EQ(n_in_record(sh), 0);
+        driver_reap(s);
+        CHECK_EQ(sh->n_done, n);
+        CHECK_EQ(vhk_queue_stop(s->g.q), used_idx(&s->g));
+}
+
+TEST(a_drain_completes_recovered_requests) {
+        for (unsigned disabled = 0; disabled < 2; disabled++) {
+                int fd;
+                struct shared *sh = new_shared(&fd);
+                struct vhk_req *r;
+                struct side s;
+
+                begin_after_death(&s, sh, fd, 7, disabled);
+                driver_offer(&s, 1);                            /* a new one is not taken */
+                s.g.on_run = take_two;
+                drain_and_check(&s, sh, 7);
+                CHECK_EQ(vhk_queue_pop(s.g.q, &r, 1), 0);
+                end(&s);
+                free_shared(sh, fd);
+        }
+}
+
+/* One is in flight, and what is recovered comes when the device has done it. */
+TEST(a_drain_waits_for_a_device_that_takes_recovered_requests_later) {
+        struct vhk_req *r, *newer;
+        int fd;
+        struct shared *sh = new_shared(&fd);
+        struct side s;
+
+        begin_after_death(&s, sh, fd, 5, false);
+        r = pop_one(&s.g);
+        CHECK_EQ(vhk_queue_drain(s.g.q, true), 1);
+        while (vhk_worker_dispatch(s.g.home, 0) > 0)            /* it is run, and takes nothing */
+                ;
+        CHECK_EQ(s.g.n_run, 1);
+        CHECK_EQ(vhk_queue_n_recovered(s.g.q), 4);
+        newer = pop_one(&s.g);
+        vhk_queue_push(s.g.q, r, 0);
+        vhk_queue_push(s.g.q, newer, 0);
+        s.g.on_run = take_two;
+        vhk_queue_flush(s.g.q);
+        while (vhk_worker_dispatch(s.g.home, 0) > 0)
+                ;
+        CHECK(vhk_queue_is_drained(s.g.q));
+        driver_reap(&s);
+        CHECK_EQ(sh->n_done, 5);
+        end(&s);
+        free_shared(sh, fd);
+}
+
+/* A device that takes nothing (it has nothing to put into its buffers, or waits for a lock) holds up no drain. */
+TEST(recovered_requests_that_are_not_taken_are_given_back) {
+        struct vhk_req *r;
+        int fd;
+        struct shared *sh = new_shared(&fd);
+        struct side s;
+
+        begin_after_death(&s, sh, fd, 6, true);
+        r = NULL;
+        CHECK_EQ(vhk_queue_drain(s.g.q, true), 1);
+        while (vhk_worker_dispatch(s.g.home, 0) > 0)
+                ;
+        CHECK(vhk_queue_is_drained(s.g.q) && s.g.n_settled == 1);
+        CHECK_EQ(n_in_record(sh), 0);
+        CHECK_EQ(vhk_queue_stop(s.g.q), 0);                     /* the base is that of the first of them */
+        CHECK_OK(vhk_queue_start(s.g.q, s.g.config, 0, -1));
+        for (unsigned i = 0; i < 6; i++) {
+                r = pop_one(&s.g);
+                CHECK_EQ(r->head, vhk_le16_get(s.g.avail->ring[i]));
+        }
+        end(&s);
+        free_shared(sh, fd);
+}
+
+TEST(recovered_requests_in_another_order_are_waited_for) {
+        struct vhk_inflight_split *rec;
+        int fd;
+        struct shared *sh = new_shared(&fd);
+        struct side s;
+
+        begin_after_death(&s, sh, fd, 2, false);
+        rec = (void *)sh->record;
+        rec->entries[vhk_le16_get(s.g.avail->ring[0])].counter = 9;     /* the second one comes first */
+        end(&s);
+        CHECK_OK(begin(&s, sh, fd));
+        CHECK_EQ(vhk_queue_drain(s.g.q, true), 1);
+        while (vhk_worker_dispatch(s.g.home, 0) > 0)
+                ;
+        CHECK_EQ(s.g.n_settled, 0);
+        CHECK_EQ(vhk_queue_n_recovered(s.g.q), 2);
+        s.g.on_run = take_two;
+        vhk_queue_resume(s.g.q);
+        while (vhk_worker_dispatch(s.g.home, 0) > 0)
+                ;
+        CHECK(s.g.n_settled && vhk_queue_is_drained(s.g.q));
+        end(&s);
+        free_shared(sh, fd);
+}
+
+TEST(a_suspension_leaves_recovered_requests_in_the_record) {
+        int fd;
+        struct shared *sh = new_shared(&fd);
+        struct side s;
+
+        begin_after_death(&s, sh, fd, 6, false);
+        s.g.on_run = take_two;
+        CHECK_EQ(vhk_queue_drain(s.g.q, false), 0);
+        vhk_worker_dispatch(s.g.home, 0);
+        CHECK_EQ(n_in_record(sh), 6);
+        CHECK_EQ(vhk_queue_stop(s.g.q), 6);
+        end(&s);
+        free_shared(sh, fd);
+}
+
+TEST(an_abort_may_follow_a_drain_that_waits) {
+        struct vhk_req *r;
+        int fd;
+        struct shared *sh = new_shared(&fd);
+        struct side s;
+
+        begin_after_death(&s, sh, fd, 6, false);
+        r = pop_one(&s.g);
+        CHECK_EQ(vhk_queue_drain(s.g.q, true), 1);
+        CHECK_EQ(vhk_queue_drain(s.g.q, false), 1);
+        CHECK(!vhk_queue_is_recovering(s.g.q));
+        vhk_queue_push(s.g.q, r, 0);
+        vhk_queue_flush(s.g.q);
+        while (vhk_worker_dispatch(s.g.home, 0) > 0)
+                ;
+        CHECK(vhk_queue_is_drained(s.g.q) && s.g.n_settled);
+        end(&s);
+        free_shared(sh, fd);
+}
+
+TEST(unpop_knows_new_requests_from_recovered_ones_at_any_distance) {
+        struct vhk_req *r;
+        int fd;
+        struct shared *sh = new_shared(&fd);
+        struct side s;
+
+        begin_after_death(&s, sh, fd, 1, false);
+        r = pop_one(&s.g);
+        uint16_t head = r->head;
+        vhk_queue_push(s.g.q, r, 0);
+        vhk_queue_flush(s.g.q);
+        for (unsigned i = 1; i <= 65536; i++) {                 /* the available index comes around */
+                s.g.avail->ring[i % NUM] = vhk_le16_of(head);
+                vhk_store_release(&s.g.avail->idx.v, vhk_le16_of((uint16_t)(i + 1)).v);
+                r = pop_one(&s.g);
+                if (i < 65536)
+                        vhk_queue_push(s.g.q, r, 0);
+                vhk_queue_flush(s.g.q);
+        }
+        vhk_queue_unpop(s.g.q, 1);
+        CHECK_EQ(vhk_queue_n_in_flight(s.g.q), 0);
+        CHECK_EQ(vhk_queue_pop(s.g.q, &r, 1), 1);
         end(&s);
         free_shared(sh, fd);
 }

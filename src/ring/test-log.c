@@ -345,7 +345,7 @@ TEST(broken_and_stopped) {
         vhk_queue_break(g.q, VHK_RING_DEVICE);
         vhk_queue_push(g.q, r[0], 8);
         CHECK_PAGES(0x20);
-        CHECK_EQ(vhk_queue_drain(g.q), 1);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 1);
         vhk_queue_push(g.q, r[1], 8);
         CHECK_PAGES(0x21);
         CHECK_EQ(vhk_queue_n_in_flight(g.q), 0);
@@ -356,7 +356,7 @@ TEST(broken_and_stopped) {
         adopt(&g, &(struct vhk_ring_config){ .log = d, .log_data = true, .log_used = true, .log_addr = 0x7000 });
         offer_one(&g, 0, DATA, 8, VHK_DESC_WRITE);
         r[0] = pop_one(&g);
-        CHECK_EQ(vhk_queue_drain(g.q), 1);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 1);
         vhk_queue_push(g.q, r[0], 8);
         vhk_queue_stop(g.q);                    /* publishes */
         CHECK_PAGES(0x20, 0x7);

@@ -681,34 +681,28 @@ TEST(unpop_across_the_wrap_and_with_blocks) {
         rig_close(&g);
 }
 
-TEST(blocks_run_out_and_come_back) {
-        struct rig_options o = { .num = 64, .indirect = true, .used = -1 };
-        struct vhk_req *r[64];
+TEST(all_requests_of_a_full_ring_may_be_long_chains) {
+        struct rig_options o = { .num = 256, .indirect = true, .used = -1 };
+        struct vhk_req *r[256];
         struct rig g;
 
         rig_open(&g, &o);
-        struct vhk_desc *t = at(&g, 0x10000);
-        for (unsigned i = 0; i < 9; i++)
-                set_desc(&t[i], DATA(i), 1, (uint16_t)(i < 8 ? N : 0), (uint16_t)(i + 1));
-        for (unsigned i = 0; i < 64; i++)
-                indirect_head(&g, (uint16_t)i, 0x10000, 9, 0);
-        CHECK_EQ(vhk_queue_pop(g.q, r, 64), 32);
-        CHECK_EQ(vhk_queue_pop(g.q, r + 32, 1), 0);
-        CHECK(!vhk_queue_has_work(g.q));                        /* nobody spins for what pop would not give */
-        CHECK_EQ(vhk_queue_arm(g.q), 0);
-        CHECK(!vhk_queue_is_broken(g.q));
-        vhk_queue_push(g.q, r[7], 0);
-        CHECK_EQ(vhk_queue_flush(g.q), 0);
-        CHECK_EQ(vhk_worker_dispatch(g.home, 0) >= 1, 1);
-        CHECK_EQ(g.n_run, 1);                                   /* "pop again" */
-        CHECK(vhk_queue_has_work(g.q));
-        CHECK_EQ(vhk_queue_pop(g.q, r + 32, 32), 1);
-        CHECK_EQ(r[32]->n_out, 9);
-        CHECK_EQ(r[32]->head, 32);
-        for (unsigned i = 0; i < 33; i++)
-                if (i != 7)
+        for (unsigned round = 0; round < 3; round++) {
+                for (unsigned i = 0; i < 256; i++) {
+                        struct vhk_desc *t = at(&g, 0x10000 + i * 0x1000);      /* header, 126 segments, status */
+                        for (unsigned k = 0; k < 128; k++)
+                                set_desc(&t[k], DATA(i), k + 1, (uint16_t)((k < 127 ? N : 0) | (k ? W : 0)), (uint16_t)(k + 1));
+                        indirect_head(&g, (uint16_t)i, 0x10000 + i * 0x1000, 128, 0);
+                }
+                CHECK_EQ(vhk_queue_pop(g.q, r, 256), 256);
+                for (unsigned i = 0; i < 256; i++) {
+                        CHECK(r[i]->head == i && r[i]->n_out == 1 && r[i]->n_in == 127);
+                        CHECK(r[i]->in[126].iov_base == at(&g, DATA(i)) && r[i]->in[126].iov_len == 128);
+                }
+                for (unsigned i = 256; i-- > 0;)
                         vhk_queue_push(g.q, r[i], 0);
-        CHECK_EQ(vhk_queue_pop(g.q, r, 64), 31);
+                CHECK_EQ(vhk_queue_flush(g.q), 0);
+        }
         rig_close(&g);
 }
 
@@ -914,7 +908,7 @@ TEST(drain_then_stop) {
         for (unsigned i = 0; i < 4; i++)
                 offer_one(&g, (uint16_t)i, DATA(i), 1, 0);
         CHECK_EQ(vhk_queue_pop(g.q, r, 3), 3);
-        CHECK_EQ(vhk_queue_drain(g.q), 1);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 1);
         CHECK_EQ(vhk_queue_pop(g.q, r + 3, 1), 0);
         vhk_queue_push(g.q, r[2], 0);
         vhk_queue_push(g.q, r[0], 0);
@@ -935,7 +929,7 @@ TEST(drain_then_stop) {
         CHECK_EQ(vhk_queue_pop(g.q, r, 4), 1);
         CHECK_EQ(r[0]->head, 3);
         vhk_queue_push(g.q, r[0], 0);
-        CHECK_EQ(vhk_queue_drain(g.q), 0);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 0);
         CHECK_EQ(used_idx(&g), 4);                              /* what was pushed and not yet flushed */
         vhk_worker_dispatch(g.home, 0);
         CHECK_EQ(g.n_settled, 1);
@@ -949,7 +943,7 @@ TEST(free_with_a_post_under_way) {
         rig_open(&g, &plain);
         offer_one(&g, 0, DATA(0), 1, 0);
         r = pop_one(&g);
-        CHECK_EQ(vhk_queue_drain(g.q), 1);
+        CHECK_EQ(vhk_queue_drain(g.q, true), 1);
         vhk_queue_push(g.q, r, 0);
         vhk_queue_flush(g.q);                                   /* ops->settled is posted */
         vhk_queue_stop(g.q);
