@@ -6,16 +6,7 @@
  * message is in use any more: never inside of a handler, whatever calls it there. Closing stops all rings and waits for the requests that the device has; then everything that
  * came with the session is let go and the device is reset.
  */
-#include <time.h>
-
 #include "backend/session.h"
-
-uint64_t vhk_now(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* ---- the end ---- */
 

@@ -16,6 +16,7 @@
 #include "base/base.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/time.h"
 #include "mem/mem.h"
 #include "ring/inflight.h"
 #include "ring/ring.h"
@@ -250,7 +251,6 @@ void vhk_session_collect(struct vhk_backend *b, unsigned i);
 void vhk_session_reset_device(struct vhk_backend *b);
 /* Tells the device the features in use, if it does not know them. */
 int vhk_session_negotiate(struct vhk_backend *b);
-uint64_t vhk_now(void);
 
 /* ---- vhost-user.c ---- */
 

@@ -778,6 +778,48 @@ TEST(device_that_leaves_requests) {
         rig_close(&r);
 }
 
+static uint32_t n_endless;
+
+/* A device that takes 1 ms for a request, and a driver that keeps its ring full. */
+static void endless_run(void *arg, struct vhk_queue *q) {
+        struct timespec t = { .tv_nsec = 1000000 };
+        struct dev *d = arg;
+        struct vhk_req *req;
+
+        if (vhk_queue_pop(q, &req, 1) != 1)
+                return;
+        n_endless++;
+        nanosleep(&t, NULL);
+        vhk_queue_push(q, req, 0);
+        vhk_queue_flush(q);
+        struct rig *r = vhk_container_of(d, struct rig, dev);
+        struct vhk_done done;
+        if (!d->hold && vhk_drvring_reap(r->rings[0].drv, &done, 1) == 1)
+                ring_add(r, 0);
+}
+
+TEST(a_ring_that_is_kept_full_holds_up_no_message) {
+        static struct rig r;
+        struct vhk_device_ops ops = dev_ops;
+        struct vhk_p_vring_state off = { 0, 0 };
+        uint64_t x = 9;
+
+        ops.queue_run = endless_run;
+        rig_open(&r, NULL, &ops);
+        fe_set_up(&r, 1);
+        ring_add(&r, 0);
+        PUMP_UNTIL(&r, n_endless > 40);
+        fe_send(&r, VHK_FE_SET_VRING_ENABLE, VHK_HDR_NEED_REPLY, &off, 8, NULL, 0);
+        uint32_t before = n_endless;
+        for (int i = 0; i < 100 && !is_readable(r.fe.fd); i++)
+                vhk_worker_dispatch(r.control, 0);
+        CHECK_MSG(n_endless - before <= 8, "%u requests came before the message", n_endless - before);
+        CHECK_EQ(fe_receive(&r, VHK_FE_SET_VRING_ENABLE, &x, 8), 8);
+        CHECK_EQ(x, 0);
+        r.dev.hold = true;
+        rig_close(&r);
+}
+
 /* The home is another worker, here driven by hand: what changes is acknowledged when the home has it, not before. */
 TEST(changes_are_acknowledged_by_the_home) {
         static struct rig r;

@@ -14,8 +14,8 @@
 #include <sys/epoll.h>
 
 #include "backend/vring.h"
+#include "base/time.h"
 
-#define ROUNDS 16               /* of one run, before others of this worker have their turn */
 #define POLL_NS 1000000u
 #define IDLE_KICKS_MAX 64       /* a kick descriptor that is ready but empty so often is no kick descriptor */
 
@@ -46,9 +46,10 @@ static bool is_active(const struct vhk_vring *v) {
 }
 
 /* Lets the device work until the ring is empty. A device may leave requests where they are (buffers for events): a round
- * that began with requests there and took none is the last. */
+ * that began with requests there and took none is the last. After VHK_WORK_NS others of this worker have their turn, and control; the
+ * clock is read from the second round on only. */
 static void run(struct vhk_vring *v) {
-        bool had = false;
+        uint64_t start = 0;
 
         if (v->in_run) {
                 v->again = true;
@@ -60,7 +61,7 @@ static void run(struct vhk_vring *v) {
         v->declined = false;            /* it may take them now: a poller looks again */
         if (!v->spinning)
                 vhk_queue_disarm(v->queue);
-        for (unsigned i = 0;; i++) {
+        for (;;) {
                 uint16_t before = vhk_queue_get_position(v->queue);
                 v->again = false;
                 v->ops->queue_run(v->dev, v->queue);
@@ -68,13 +69,15 @@ static void run(struct vhk_vring *v) {
                         break;
                 if (!vhk_queue_arm(v->queue) && !v->again)
                         break;
-                if (had && before == vhk_queue_get_position(v->queue))
+                if (start && before == vhk_queue_get_position(v->queue))
                         break;
-                if (i + 1 == ROUNDS) {
+                uint64_t now = vhk_now();
+                if (start && now - start >= VHK_WORK_NS) {
                         v->again = true;
                         break;
                 }
-                had = true;
+                if (!start)
+                        start = now;
         }
         v->in_run = false;
         if (v->again)

@@ -403,36 +403,73 @@ static inline void blk_prefetch(struct vhk_req *const *r, unsigned n) {
         }
 }
 
+/* Sets out with the requests that were just popped. Those whose turn does not come within VHK_WORK_NS from @begin on are given back
+ * to the ring (@n is 1 if @begin is not known). How many set out. */
+static unsigned blk_begin_burst(struct blk_queue *bq, struct vhk_req *const *r, unsigned n, uint64_t begin) {
+        struct vhk_blkdev *d = bq->d;
+
+        for (unsigned i = 0; i < n; i++) {
+                struct blk_req *b = r[i]->priv;
+                int status = blk_parse(d, r[i], b);
+
+                if (status == BLK_GO)
+                        blk_begin(bq, r[i], b);
+                else
+                        vhk_queue_push(bq->q, r[i], blk_answer(r[i], b, status));
+                if (!bq->engine->kick && i % 4 == 3 && i + 1 < n && vhk_now() - begin > VHK_WORK_NS) {
+                        vhk_queue_unpop(bq->q, n - i - 1);
+                        return i + 1;
+                }
+        }
+        return n;
+}
+
+/* A burst of @n took @ns: how long may the next one be? */
+static void blk_set_burst(struct blk_queue *bq, unsigned n, uint64_t ns) {
+        if (vhk_unlikely(ns > VHK_WORK_NS))
+                bq->burst = (unsigned)VHK_MAX(n * VHK_WORK_NS / ns, UINT64_C(1));
+        else if (vhk_unlikely(bq->burst < BLK_BURST && ns < VHK_WORK_NS / 2))
+                bq->burst = VHK_MIN(2 * bq->burst, BLK_BURST);
+}
+
+/*
+ * Others live on this worker too, and control sends it orders: a run ends after VHK_WORK_NS or one burst, whichever is longer, and what is left
+ * is seen when the ring is armed. The clock is read once per burst; not for a single request, which is what a slow driver sends.
+ */
 VHK_HOT void blk_queue_run(struct vhk_blkdev *d, struct vhk_queue *q) {
         struct blk_queue *bq = vhk_queue_get_priv(q);
-        unsigned budget = vhk_queue_get_size(q);        /* others live on this worker too: what is left is seen when it is armed */
         struct vhk_req *r[BLK_BURST];
-        int n = 0;
+        bool measured = bq->burst < BLK_BURST;
+        uint64_t start = 0, begin = 0;
+        int n;
 
-        while (budget && (n = vhk_queue_pop(q, r, VHK_MIN(budget, BLK_BURST))) > 0) {
-                budget -= (unsigned)n;
+        while ((n = vhk_queue_pop(q, r, bq->burst)) > 0) {
                 blk_prefetch(r, (unsigned)n);
-                for (int i = 0; i < n; i++) {
-                        struct blk_req *b = r[i]->priv;
-                        int status = blk_parse(d, r[i], b);
-
-                        if (status == BLK_GO)
-                                blk_begin(bq, r[i], b);
-                        else
-                                vhk_queue_push(q, r[i], blk_answer(r[i], b, status));
-                }
+                measured |= n > 1;
+                if (measured && !start)
+                        start = begin = vhk_now();
+                unsigned done = blk_begin_burst(bq, r, (unsigned)n, begin);
                 blk_wake(bq);
                 if (bq->engine->kick)
                         bq->engine->kick(bq);
                 else
                         bq->n_arena = 0;
                 vhk_queue_flush(q);
+                if (!measured) {
+                        measured = true;        /* from the second one on */
+                        continue;
+                }
+                uint64_t now = vhk_now();
+                blk_set_burst(bq, done, now - begin);
+                if (now - start >= VHK_WORK_NS)
+                        return;
+                begin = now;
         }
 }
 
 /* Nothing is in flight after a burst here, so the request's state needs no slot: one on the stack stays in the cache. */
 VHK_HOT void blk_queue_run_null(struct vhk_blkdev *d, struct vhk_queue *q) {
-        unsigned budget = vhk_queue_get_size(q);
+        unsigned budget = VHK_MIN(vhk_queue_get_size(q), BLK_NULL_BUDGET);
         struct vhk_req *r[BLK_BURST];
         uint32_t len[BLK_BURST];
         struct blk_req b;

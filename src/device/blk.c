@@ -6,6 +6,7 @@
  * Invariant: but for the host and the atomics of struct vhk_blkdev nothing here changes once vhk_blkdev_open() has returned.
  */
 #include <linux/virtio_blk.h>
+#include <linux/virtio_ring.h>
 #include <stdio.h>
 
 #include "base/error.h"
@@ -127,7 +128,7 @@ VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkde
         d->log = (struct vhk_log){ o->log, o->log_arg };
         d->read_only = o->read_only;
         d->direct = o->direct && o->engine != VHK_BLKDEV_NULL;
-        d->writeback = 1;
+        d->writeback = d->indirect = 1;
         d->n_queues = o->n_queues ? o->n_queues : 1;
         d->queue_size = o->queue_size ? o->queue_size : 128;
         if (o->serial)
@@ -217,6 +218,7 @@ static int blk_negotiated(void *dev, uint64_t features) {
                         "read the cache mode: it stays");
         d->is_inherited = false;
         vhk_store_relaxed(&d->writeback, !d->write_through && (features & VHK_BIT(VIRTIO_BLK_F_FLUSH)));
+        vhk_store_relaxed(&d->indirect, !!(features & VHK_BIT(VIRTIO_RING_F_INDIRECT_DESC)));
         return 0;
 }
 
@@ -232,13 +234,22 @@ static void blk_disconnected(void *dev) {
         d->is_inherited = d->write_through;
 }
 
+/* Data segments of a request; header and status take a descriptor each. Without indirect descriptors a request must fit into the ring,
+ * whose size is the front-end's choice: where it was smaller than ours once, it will be again. */
+static uint32_t blk_seg_max(const struct vhk_blkdev *d) {
+        uint32_t size = d->queue_size, seen = vhk_load_relaxed(&d->ring_size);
+
+        if (!vhk_load_relaxed(&d->indirect) && seen)
+                size = VHK_MIN(size, seen);
+        return size > 3 ? VHK_MIN(size - 2, BLK_SEG_MAX) : 1;
+}
+
 static void blk_fill_config(const struct vhk_blkdev *d, struct blk_config *ret_c) {
         unsigned n = d->file.physical > d->block_size ? d->file.physical / d->block_size : 1;
-        unsigned seg_max = d->queue_size > 3 ? d->queue_size - 2u : 1;  /* header and status take one each */
 
         *ret_c = (struct blk_config){
                 .capacity = vhk_le64_of(vhk_load_relaxed(&d->capacity)),
-                .seg_max = vhk_le32_of(VHK_MIN(seg_max, 126u)),
+                .seg_max = vhk_le32_of(blk_seg_max(d)),
                 .blk_size = vhk_le32_of(d->block_size),
                 .physical_block_exp = (uint8_t)__builtin_ctz(n),
                 .min_io_size = vhk_le16_of((uint16_t)n),
@@ -297,6 +308,7 @@ static void blk_reset(void *dev) {
         struct vhk_blkdev *d = dev;
 
         vhk_store_relaxed(&d->writeback, !d->write_through);
+        vhk_store_relaxed(&d->indirect, 1u);
 }
 
 /* ---- migration: little is ours alone, for the disk is shared and the configuration is not sent ---- */
@@ -381,6 +393,21 @@ static int blk_queue_start_engine(struct blk_queue *bq) {
         return 0;
 }
 
+/* A ring starts that is smaller than any before: a driver without indirect descriptors may have been told of more segments than fit. */
+void blk_note_ring_size(struct vhk_blkdev *d, uint32_t size) {
+        uint32_t seen = vhk_load_relaxed(&d->ring_size), before = blk_seg_max(d);
+
+        do
+                if (seen && seen <= size)
+                        return;
+        while (!__atomic_compare_exchange_n(&d->ring_size, &seen, size, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+        if (blk_seg_max(d) == before)
+                return;
+        int ret = d->host ? vhk_host_config_changed(d->host) : 0;
+        vhk_log(&d->log, VHK_LOG_WARNING, "a ring of %u entries without indirect descriptors: seg_max is %u from now on, not %u%s", size,
+                blk_seg_max(d), before, ret < 0 ? " (the front-end cannot be told)" : "");
+}
+
 static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *home) {
         struct vhk_blkdev *d = dev;
         struct blk_queue *bq = calloc(1, sizeof(*bq));
@@ -392,6 +419,7 @@ static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *ho
         bq->q = q;
         bq->home = home;
         bq->wait_tail = &bq->wait;
+        bq->burst = 4;                  /* it grows when the disk turns out to be fast */
         if (d->direct)
                 k = blk_queue_alloc_bounces(bq);
         if (k >= 0)
@@ -406,6 +434,7 @@ static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *ho
                 return k;
         }
         vhk_queue_set_priv(q, bq);
+        blk_note_ring_size(d, vhk_queue_get_size(q));
         return 0;
 }
 

@@ -16,10 +16,13 @@
 
 #include "base/base.h"
 #include "base/log.h"
+#include "base/time.h"
 
 #define BLK_SECTOR 512u
 #define BLK_SERIAL_LEN 20u
 #define BLK_BURST 32u                   /* requests popped at once */
+#define BLK_NULL_BUDGET 1024u           /* requests that cost nothing, in one run: well below VHK_WORK_NS */
+#define BLK_SEG_MAX 126u                /* data segments of a request */
 #define BLK_MAX_SEGMENTS 8u             /* ranges of one discard or write zeroes request */
 #define BLK_MAX_DISCARD_SECTORS (1u << 21)      /* 1 GiB: a hole of any size costs the same */
 #define BLK_MAX_ZEROES_SECTORS (1u << 16)       /* 32 MiB: where zeroes are really written, that is what one request may take */
@@ -116,6 +119,7 @@ struct blk_queue {
         struct vhk_req *wait, **wait_tail;
         unsigned n_bounces;             /* free ones */
         void *bounces[BLK_N_BOUNCES], *bounce_memory;
+        unsigned burst;                 /* requests popped at once: as many as take VHK_WORK_NS, BLK_BURST at most */
         unsigned n_arena;
         struct iovec arena[BLK_ARENA];
 };
@@ -158,6 +162,8 @@ struct vhk_blkdev {
         /* shared (atomic), relaxed: each a fact of its own */
         uint64_t capacity;              /* sectors; changed by control */
         uint32_t writeback;             /* 0: writes are stable before they complete */
+        uint32_t indirect;              /* the driver may use indirect descriptors (or has not chosen yet) */
+        uint32_t ring_size;             /* the smallest that a front-end has started so far; 0: none */
         uint32_t no_dsync;              /* the file refused RWF_DSYNC: a sync step follows instead */
         uint32_t n_errors;              /* logged */
         uint32_t n_fallbacks;           /* queues that the sync engine serves instead: logged */
@@ -166,6 +172,9 @@ struct vhk_blkdev {
 /* blk-file.c */
 int blk_file_open(const struct vhk_blkdev_options *o, struct blk_file *ret_f, struct vhk_error *ret_e);
 int blk_file_get_size(const struct blk_file *f, uint64_t *ret_size);    /* what it is now */
+
+/* blk.c: a ring of @size entries starts. Any thread */
+void blk_note_ring_size(struct vhk_blkdev *d, uint32_t size);
 
 /* blk-request.c */
 #define BLK_GO (-1)                     /* blk_parse(): the engine has to do something */

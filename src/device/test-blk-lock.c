@@ -163,7 +163,7 @@ TEST(a_suspended_ring_leaves_what_it_can) {
 
         CHECK_OK(vhk_queue_start(m.q, m.config, 0, -1));
         CHECK_OK(m.ops.queue_start(m.d, m.q, m.worker));
-        m.ops.queue_run(m.d, m.q);
+        on_run(&m, m.q);
         wait_all(&m);
         for (unsigned i = 0; i < VHK_N(r); i++) {
                 CHECK_EQ(status(&r[i]), BLK_S_OK);

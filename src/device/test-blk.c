@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /* What requests do, in every shape and at every limit; what the device says of itself; what it refuses to be. */
+#include <linux/virtio_ring.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "device/test-blk.h"
 
@@ -433,6 +435,73 @@ static void read_at(struct machine *m, uint64_t off, int wanted) {
         struct request r = make(m, BLK_T_IN, off / 512, 0, 1024);
 
         run_one(m, &r, &plain, "read", wanted, wanted == BLK_S_OK ? 1025 : 0);
+}
+
+/* The ring's size is the front-end's choice, and may be smaller than what the device offers. */
+TEST(segments_fit_into_the_ring_where_there_are_no_indirect_descriptors) {
+        struct vhk_blkdev_options o = { .engine = VHK_BLKDEV_NULL, .capacity = DISK, .queue_size = 1024 };
+        struct machine m = { .fd = -1 };
+        struct blk_config c;
+        int before = n_changed;
+
+        CHECK_OK(start_device(&m, &o, FLUSH, NULL));
+        CHECK_OK(m.ops.get_config(m.d, 0, &c, sizeof(c)));
+        CHECK_EQ(vhk_le32_get(c.seg_max), 126);
+        blk_note_ring_size(m.d, 64);
+        CHECK_OK(m.ops.get_config(m.d, 0, &c, sizeof(c)));
+        CHECK_EQ(vhk_le32_get(c.seg_max), 62);
+        blk_note_ring_size(m.d, 256);
+        CHECK_OK(m.ops.negotiated(m.d, FLUSH | VHK_BIT(VIRTIO_RING_F_INDIRECT_DESC)));
+        CHECK_OK(m.ops.get_config(m.d, 0, &c, sizeof(c)));
+        CHECK_EQ(vhk_le32_get(c.seg_max), 126);
+        CHECK_OK(m.ops.negotiated(m.d, FLUSH));
+        CHECK_OK(m.ops.get_config(m.d, 0, &c, sizeof(c)));
+        CHECK_EQ(vhk_le32_get(c.seg_max), 62);
+        m.ops.reset(m.d);
+        CHECK_OK(m.ops.get_config(m.d, 0, &c, sizeof(c)));
+        CHECK_EQ(vhk_le32_get(c.seg_max), 126);
+        CHECK_EQ(n_changed, before);                    /* nobody serves it: nobody to tell */
+        vhk_blkdev_close(m.d);
+}
+
+static unsigned n_slow;
+
+static int64_t slow_submit(struct blk_queue *bq, struct vhk_req *r) {
+        struct timespec t = { .tv_nsec = 2 * (long)VHK_WORK_NS };
+
+        n_slow++;
+        nanosleep(&t, NULL);
+        return ((struct blk_req *)r->priv)->len;
+}
+
+/* Whoever has something to say to the worker waits for a few requests at most, not for a full ring. */
+TEST(a_run_ends_when_its_time_is_over) {
+        static const struct blk_engine slow = { .name = "slow", .submit = slow_submit };
+        struct machine m = { .fd = -1 };
+        struct request r[64];
+
+        make_file(&m, tmp(), DISK);
+        start(&m, (struct vhk_blkdev_options){ .engine = VHK_BLKDEV_SYNC }, FLUSH);
+        struct blk_queue *bq = vhk_queue_get_priv(m.q);
+        bq->engine = &slow;
+        bq->burst = BLK_BURST;                          /* it was fast so far */
+        for (unsigned i = 0; i < 64; i++) {
+                r[i] = make(&m, BLK_T_IN, i, 0, 512);
+                send(&m, &r[i], &plain);
+        }
+        vhk_store_release(&m.avail->idx.v, vhk_le16_of(m.n_avail).v);
+        for (unsigned run = 0, before = 0; run < 16; run++, before = n_slow) {
+                m.ops.queue_run(m.d, m.q);
+                CHECK(n_slow - before >= 1 && n_slow - before <= (run ? 1 : 4));
+                CHECK_EQ(vhk_queue_n_in_flight(m.q), 0);
+        }
+        while (vhk_queue_has_work(m.q))
+                m.ops.queue_run(m.d, m.q);
+        CHECK_EQ(n_slow, 64);
+        for (unsigned i = 0; i < 64; i++)
+                CHECK_EQ(status(&r[i]), BLK_S_OK);
+        bq->engine = &blk_engine_sync;
+        stop(&m);
 }
 
 TEST(resize) {

@@ -66,9 +66,15 @@ static inline void on_settled(void *owner, struct vhk_queue *q) {
         ((struct machine *)owner)->has_settled = true;
 }
 
+/* A run ends when its time is over: as a back-end does, run until nothing is taken. */
 static inline void on_run(void *owner, struct vhk_queue *q) {
         struct machine *m = owner;
-        m->ops.queue_run(m->d, q);
+        uint16_t before;
+
+        do {
+                before = vhk_queue_get_position(q);
+                m->ops.queue_run(m->d, q);
+        } while (before != vhk_queue_get_position(q));
 }
 
 static const struct vhk_queue_owner_ops owner_ops = { on_broken, on_settled, on_run };
@@ -189,7 +195,7 @@ static inline uint16_t add(struct machine *m, const struct iovec *v, unsigned n_
 
 static inline void publish(struct machine *m) {
         vhk_store_release(&m->avail->idx.v, vhk_le16_of(m->n_avail).v);
-        m->ops.queue_run(m->d, m->q);
+        on_run(m, m->q);
 }
 
 /* Waits until all that was added is used. */

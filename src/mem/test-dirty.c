@@ -122,6 +122,35 @@ TEST(host_addresses) {
         rig_close(&r);
 }
 
+/* However many there are: they are searched by host address, whose order is another one than that of guest addresses. */
+TEST(each_of_many_regions_is_found) {
+        static struct vhk_region_desc d[VHK_MEM_MAX_REGIONS];
+        struct vhk_memmap *m;
+        uint32_t hint = 0;
+        struct rig r;
+        int fd = memfd_create("dirty-regions", MFD_CLOEXEC);
+
+        rig_open(&r);
+        CHECK(fd >= 0 && !ftruncate(fd, VHK_MEM_MAX_REGIONS * 8192));
+        for (unsigned i = 0; i < VHK_N(d); i++) {
+                uint64_t k = i * 100 % VHK_N(d);        /* 509 is a prime */
+                d[i] = (struct vhk_region_desc){ { k * 3 * 4096 }, { k * 3 * 4096 }, 8192, i * 8192ull, fd };
+        }
+        CHECK_OK(vhk_memmap_replace(NULL, d, VHK_N(d), &m, NULL));
+        for (unsigned i = 0; i < m->n; i++) {
+                unsigned k = i * 211 % m->n;
+                const struct vhk_memreg *g = &m->regs[k];
+                CHECK(vhk_memmap_find_host(m, g->host) == g && vhk_memmap_find_host(m, g->host + 8191) == g);
+                vhk_dirty_mark_host(r.d, m, g->host + 4000, 200, &hint);
+                CHECK_EQ(hint, k);
+                check_pages(&r, k * 3ull, 2);
+        }
+        CHECK(!vhk_memmap_find_host(m, NULL) && !vhk_memmap_find_host(m, &r));
+        vhk_memmap_unref(m);
+        close(fd);
+        rig_close(&r);
+}
+
 /* H23 */
 TEST(refused) {
         static const struct { uint64_t offset, size; const char *rule; } cases[] = {
