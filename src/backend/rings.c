@@ -30,10 +30,24 @@ struct area {
         uint64_t uva, len;              /* user address, or another one */
         void *host;
         uint8_t perm;
+        struct vhk_view **view;         /* the session's */
 };
 
 static bool areas_overlap(const struct area *a, const struct area *b) {
         return a->uva < b->uva + b->len && b->uva < a->uva + a->len;
+}
+
+/* A guest's pages need not lie side by side; here they shall. A page that is to come by postcopy is known to the front-end by the address
+ * of its region only. */
+static int find_pieces(struct vhk_backend *b, const struct vhk_memmap *mem, struct area *a) {
+        int ret = b->session.postcopy == VHK_POSTCOPY_NONE ? vhk_view_update(a->view, mem, a->uva, a->len, a->perm) : -EOPNOTSUPP;
+
+        if (ret >= 0)
+                a->host = (*a->view)->host;
+        else
+                vhk_log(&b->log, VHK_LOG_WARNING, "an area of a ring (0x%llx, %llu bytes) lies in pieces that cannot be mapped side by side: %s",
+                        (unsigned long long)a->uva, (unsigned long long)a->len, strerror(-ret));
+        return 0;
 }
 
 /* IOVA with translations, else guest address with GPA_ADDRESSES, else user address. -EAGAIN: a translation is missing */
@@ -46,11 +60,13 @@ static int find_area(struct vhk_backend *b, struct vhk_ring_value *r, const stru
                 a->host = vhk_memmap_host_uva(mem, (vhk_uva_t){ a->uva }, a->len);
         else
                 a->host = vhk_iotlb_host(mem, a->uva, a->len, a->perm);
+        if (a->host)
+                *a->view = vhk_view_unref(*a->view);
         if (a->host || !mem->guest || vhk_add_overflows(a->uva, a->len, &end))
                 return 0;
         uint64_t there = vhk_iotlb_reach(mem, a->uva, a->len, a->perm);
         if (there == a->len)            /* but in pieces */
-                return 0;
+                return find_pieces(b, mem, a);
         r->want_iova = a->uva + there;
         r->want_perm = a->perm;
         return -EAGAIN;
@@ -70,11 +86,11 @@ static int resolve_area(struct vhk_backend *b, unsigned i, const struct vhk_memm
 }
 
 static int resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, struct vhk_ring_config *ret_c) {
-        const struct vhk_ring_value *r = &b->session.rings[i];
+        struct vhk_ring_value *r = &b->session.rings[i];
         struct area a[3] = {
-                { r->addr.desc, vhk_desc_bytes(r->num), NULL, VHK_IOTLB_R },
-                { r->addr.avail, vhk_avail_bytes(r->num), NULL, VHK_IOTLB_R },
-                { r->addr.used, vhk_used_bytes(r->num), NULL, VHK_IOTLB_RW },
+                { r->addr.desc, vhk_desc_bytes(r->num), NULL, VHK_IOTLB_R, &r->views[0] },
+                { r->addr.avail, vhk_avail_bytes(r->num), NULL, VHK_IOTLB_R, &r->views[1] },
+                { r->addr.used, vhk_used_bytes(r->num), NULL, VHK_IOTLB_RW, &r->views[2] },
         };
         static const struct { const char *name; unsigned align; } areas[3] = {
                 { "descriptor table", 16 }, { "available ring", 2 }, { "used ring", 4 },
@@ -92,6 +108,7 @@ static int resolve(struct vhk_backend *b, unsigned i, const struct vhk_memmap *m
         ret_c->desc = a[0].host;
         ret_c->avail = a[1].host;
         ret_c->used = a[2].host;
+        memcpy(ret_c->views, r->views, sizeof(ret_c->views));
         return 0;
 }
 
@@ -211,9 +228,10 @@ void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule) {
         vhk_vring_break(&b->rings[i], rule);
 }
 
-/* Nothing that is not in flight is done any more: what the ring missed it does not need. */
+/* What the ring missed it needs no more, unless it is for a request recovered from the in-flight record: a drain does these. */
 void vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
-        forget_miss(&b->session.rings[i]);
+        if (how != VHK_STOP_DRAIN || !vhk_inflight_has_ring(b, i))
+                forget_miss(&b->session.rings[i]);
         vhk_vring_stop(&b->rings[i], how);
 }
 
@@ -234,12 +252,18 @@ void vhk_ring_not_started(struct vhk_backend *b, unsigned i, int error) {
                 forget_kick(r);
 }
 
+static void forget_views(struct vhk_ring_value *r) {
+        for (unsigned i = 0; i < VHK_N(r->views); i++)
+                r->views[i] = vhk_view_unref(r->views[i]);
+}
+
 void vhk_ring_stopped(struct vhk_backend *b, unsigned i) {
         struct vhk_ring_value *r = &b->session.rings[i];
 
         vhk_inband_flush(b, i);
         r->base = vhk_vring_take_stopped(&b->rings[i]);
         forget_kick(r);
+        forget_views(r);
         (void)vhk_ring_event(b, i, VHK_RING_EVENT_DRAINED);
         if (r->forget_due)
                 vhk_ring_forget(r);
@@ -269,5 +293,6 @@ bool vhk_ring_waits(struct vhk_backend *b) {
 /* Everything that was said of a ring but its notification descriptors, which outlive a reset of the device. */
 void vhk_ring_forget(struct vhk_ring_value *r) {
         vhk_fdref_unref(r->kick);
+        forget_views(r);
         *r = (struct vhk_ring_value){ .state = VHK_RING_STATE_STOPPED, .call = r->call, .err = r->err };
 }

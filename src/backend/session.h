@@ -51,6 +51,7 @@ struct vhk_ring_value {
         uint32_t num;
         struct vhk_p_vring_addr addr;   /* as it came */
         struct vhk_fdref *kick, *call, *err;
+        struct vhk_view *views[3];      /* of its areas that lie in pieces; owned references */
 };
 
 /* The in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. A larger ring runs without it. */

@@ -454,3 +454,77 @@ TEST(dirty_log) {
         close(fd);
         iotlb_close(&r);
 }
+
+/* A guest's ring of 1024: its parts are ranges of I/O addresses on pages in falling order. The driver has such a view of its own. */
+#define N_PIECES 8u
+#define BIG 1024u
+#define PIECES UINT64_C(0x700000000000)
+
+static uint64_t piece_offset(unsigned i) { return RING_BYTES + (15u - i) * PAGE; }      /* in memory, of page @i: in the part of ring 1 */
+
+static int64_t update_piece(struct rig *r, unsigned i) {
+        return iotlb_send(r, VHK_IOTLB_UPDATE, PIECES + i * PAGE, PAGE, (uint64_t)(uintptr_t)r->mem + piece_offset(i), 3);
+}
+
+static uint8_t *ring_in_pieces(struct rig *r) {
+        struct vhk_p_vring_addr a = { .desc = PIECES, .avail = PIECES + 4 * PAGE, .used = PIECES + 5 * PAGE };
+        uint8_t *at = mmap(NULL, N_PIECES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        CHECK(at != MAP_FAILED);
+        for (unsigned i = 0; i < N_PIECES; i++)
+                CHECK(mmap(at + i * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, r->memfd, (off_t)piece_offset(i)) != MAP_FAILED);
+        ring_make(r, 0);
+        struct ring *g = &r->rings[0];
+        vhk_drvring_free(g->drv);
+        struct vhk_drvring_setup s = {
+                .num = BIG, .event_idx = true, .desc = at, .avail = at + 4 * PAGE, .used = at + 5 * PAGE, .gpa = to_gpa, .gpa_arg = r,
+        };
+        memset(at, 0, N_PIECES * PAGE);
+        CHECK_OK(vhk_drvring_new(&s, &g->drv));
+        CHECK_EQ(fe_ask_fd(r, VHK_FE_SET_VRING_CALL, 0, g->call), 0);
+        CHECK_EQ(fe_ask_fd(r, VHK_FE_SET_VRING_ERR, 0, g->err), 0);
+        CHECK_EQ(fe_ask_ring(r, VHK_FE_SET_VRING_NUM, 0, BIG), 0);
+        CHECK_EQ(fe_ask_ring(r, VHK_FE_SET_VRING_BASE, 0, 0), 0);
+        CHECK_EQ(fe_ask(r, VHK_FE_SET_VRING_ADDR, &a, sizeof(a), -1), 0);
+        return at;
+}
+
+static void eight_requests(struct rig *r) {
+        for (unsigned i = 0; i < 8; i++)
+                ring_add(r, 0);
+        PUMP_UNTIL(r, ring_is_idle(r, 0));
+}
+
+TEST(a_ring_larger_than_a_page_may_lie_on_pages_in_any_order) {
+        static struct rig r;
+        struct vhk_device_ops ops = dev_ops;
+
+        ops.queue_size_max = BIG;
+        rig_open(&r, &(struct vhk_backend_options){ .features_offer = PLATFORM }, &ops);
+        iotlb_connect(&r, 0);
+        uint8_t *at = ring_in_pieces(&r);
+        CHECK_EQ(iotlb_update(&r, area_iova(0, 4), PAGE, 3), 0);        /* buffers */
+        for (unsigned i = 0; i < N_PIECES; i++)
+                CHECK_EQ(update_piece(&r, i), 0);
+        ring_go(&r, 0);
+        struct vhk_mem_counters before = vhk_mem_counters();
+        for (unsigned i = 0; i < 300; i++)                              /* past the ring's end, through all pieces */
+                eight_requests(&r);
+        /* without one of them it waits, and goes on when that is there again; somewhere else, too */
+        CHECK_EQ(iotlb_invalidate(&r, PIECES + 6 * PAGE, PAGE), 0);
+        ring_add(&r, 0);
+        struct vhk_p_iotlb p = next_miss(&r);
+        CHECK_EQ(p.iova, PIECES + 6 * PAGE);
+        uint8_t *other = (uint8_t *)r.mem + 3 * RING_BYTES;
+        memcpy(other, at + 6 * PAGE, PAGE);
+        CHECK(mmap(at + 6 * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, r.memfd, 3 * RING_BYTES) != MAP_FAILED);
+        channel_answer(0);
+        CHECK_EQ(iotlb_send(&r, VHK_IOTLB_UPDATE, PIECES + 6 * PAGE, PAGE, (uint64_t)(uintptr_t)other, 3), 0);
+        PUMP_UNTIL(&r, ring_is_idle(&r, 0));
+        for (unsigned i = 0; i < 300; i++)
+                eight_requests(&r);
+        CHECK_EQ(vhk_mem_counters().mmaps, before.mmaps);
+        CHECK_EQ(ring_stop(&r, 0), 300 * 16 + 1);
+        munmap(at, N_PIECES * PAGE);
+        iotlb_close(&r);
+}

@@ -2,10 +2,13 @@
 /* Translations against a model of one entry per page; what is refused; bounds; what holds memory. */
 #include "base/test.h"
 
+#include <signal.h>
 #include <sys/mman.h>
+#include <vhostkit/memory.h>
 
 #include "mem/dirty.h"
 #include "mem/iotlb.h"
+#include "mem/view.h"
 
 #define GPA UINT64_C(0x100000)
 #define UVA UINT64_C(0x7f0000000000)
@@ -262,4 +265,111 @@ TEST(marked_as_guest_memory) {
         close(fd);
         vhk_memmap_unref(m);
         vhk_memmap_unref(guest);
+}
+
+/* Pages in falling order, and one in the middle of another region. */
+static void map_pieces(struct vhk_memmap **m) {
+        CHECK_EQ(update(m, BASE, VHK_PAGE, UVA + 7 * VHK_PAGE, VHK_IOTLB_RW), 0);
+        CHECK_EQ(update(m, BASE + VHK_PAGE, VHK_PAGE, UVA + 6 * VHK_PAGE, VHK_IOTLB_RW), 0);
+        CHECK_EQ(update(m, BASE + 2 * VHK_PAGE, VHK_PAGE, UVA + (HALF + 1) * VHK_PAGE, VHK_IOTLB_RW), 0);
+}
+
+TEST(pieces_are_mapped_side_by_side) {
+        struct vhk_memmap *guest = make_guest(2), *m = make(guest);
+        struct vhk_view *v = NULL, *was;
+        uint64_t len = 2 * VHK_PAGE + 100;
+
+        map_pieces(&m);
+        CHECK_EQ(vhk_view_update(&v, m, BASE + 64, len, VHK_IOTLB_RW), 0);
+        for (uint64_t i = 0; i < len; i++)
+                v->host[i] = (uint8_t)(i * 7 >> 3);
+        for (uint64_t i = 0; i < len; i++)
+                CHECK_EQ(*(uint8_t *)vhk_iotlb_host(m, BASE + 64 + i, 1, VHK_IOTLB_R), (uint8_t)(i * 7 >> 3));
+        was = v;
+        CHECK_EQ(vhk_view_update(&v, m, BASE + 64, len, VHK_IOTLB_RW), 0);
+        CHECK(v == was);                                /* nothing has changed */
+        CHECK_EQ(invalidate(&m, BASE + VHK_PAGE, VHK_PAGE), 0);
+        CHECK_EQ(vhk_view_update(&v, m, BASE + 64, len, VHK_IOTLB_RW), -EAGAIN);
+        CHECK_EQ(update(&m, BASE + VHK_PAGE, VHK_PAGE, UVA + 3 * VHK_PAGE, VHK_IOTLB_RW), 0);
+        vhk_view_ref(was);
+        CHECK_EQ(vhk_view_update(&v, m, BASE + 64, len, VHK_IOTLB_RW), 0);
+        CHECK(v != was);
+        v->host[VHK_PAGE] = 99;
+        was->host[VHK_PAGE] = 98;                       /* who uses it may go on */
+        CHECK_EQ(page_host(guest, 3)[64], 99);
+        CHECK_EQ(page_host(guest, 6)[64], 98);
+        vhk_view_unref(was);
+        vhk_memmap_unref(guest);
+        vhk_memmap_unref(m);
+        v->host[0] = 1;                                 /* it holds what it shows */
+        CHECK(!vhk_view_unref(v));
+}
+
+TEST(pieces_that_do_not_meet_at_pages_are_refused) {
+        struct vhk_memmap *guest = make_guest(2), *m = make(guest);
+        struct vhk_view *v = NULL;
+
+        CHECK_EQ(update(&m, BASE, 100, UVA + 7 * VHK_PAGE, VHK_IOTLB_RW), 0);
+        CHECK_EQ(update(&m, BASE + 100, VHK_PAGE, UVA, VHK_IOTLB_RW), 0);
+        CHECK_EQ(vhk_view_update(&v, m, BASE, 200, VHK_IOTLB_R), -EINVAL);
+        CHECK(!v);
+        vhk_memmap_unref(m);
+        vhk_memmap_unref(guest);
+}
+
+TEST(marks_of_a_view_are_those_of_its_pieces) {
+        struct vhk_memmap *guest = make_guest(2), *m = make(guest);
+        int fd = memfd_create("log", MFD_CLOEXEC);
+        struct vhk_view *v = NULL;
+        struct vhk_dirty *log;
+
+        CHECK(fd >= 0 && ftruncate(fd, VHK_PAGE) == 0);
+        CHECK_OK(vhk_dirty_new(fd, 0, VHK_PAGE, &log, NULL));
+        map_pieces(&m);
+        CHECK_EQ(vhk_view_update(&v, m, BASE + 64, 2 * VHK_PAGE + 100, VHK_IOTLB_RW), 0);
+        CHECK(vhk_view_mark(v, log, m, VHK_PAGE - 70, 4000));           /* the end of the first page, and the second */
+        CHECK(!vhk_view_mark(v, log, m, VHK_PAGE, 1));
+        CHECK(vhk_view_mark(v, log, m, 2 * VHK_PAGE, 1));
+        const uint64_t pages[] = { GPA / VHK_PAGE + 7, GPA / VHK_PAGE + 6, (GPA + 0x1000000) / VHK_PAGE + 1 };
+        for (uint64_t i = 0; i < 8 * VHK_PAGE; i++)
+                CHECK_EQ(log->bits[i / 8] >> i % 8 & 1, i == pages[0] || i == pages[1] || i == pages[2]);
+        vhk_view_unref(v);
+        vhk_dirty_unref(log);
+        close(fd);
+        vhk_memmap_unref(m);
+        vhk_memmap_unref(guest);
+}
+
+static void on_sigbus(int sig, siginfo_t *info, void *context) {
+        if (!vhk_sigbus_try(info))
+                _exit(70);
+}
+
+TEST(a_page_that_is_gone_behind_a_view_is_bad_guest_memory) {
+        struct sigaction old, sa = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+        int fd = memfd_create("test-iotlb", MFD_CLOEXEC);
+        struct vhk_region_desc d[2] = { desc(0), desc(1) };
+        struct vhk_memmap *guest, *m;
+        struct vhk_view *v = NULL, *was;
+        uint32_t seen = 0;
+
+        CHECK(fd >= 0 && ftruncate(fd, N_PAGES * VHK_PAGE) == 0);
+        d[0].fd = d[1].fd = fd;
+        CHECK_OK(vhk_memmap_replace(NULL, d, 2, &guest, NULL));
+        m = make(guest);
+        map_pieces(&m);
+        CHECK_EQ(vhk_view_update(&v, m, BASE, 3 * VHK_PAGE, VHK_IOTLB_RW), 0);
+        CHECK(!vhk_memmap_is_bad(m, &seen));
+        CHECK(sigaction(SIGBUS, &sa, &old) == 0);
+        CHECK(ftruncate(fd, 0) == 0);
+        *(volatile uint8_t *)&v->host[VHK_PAGE] = 1;
+        CHECK(sigaction(SIGBUS, &old, NULL) == 0);
+        CHECK(vhk_memmap_is_bad(m, &seen));
+        was = v;
+        (void)vhk_view_update(&v, m, BASE, 3 * VHK_PAGE, VHK_IOTLB_RW);
+        CHECK(v != was);                                /* what is bad is not kept */
+        vhk_view_unref(v);
+        vhk_memmap_unref(m);
+        vhk_memmap_unref(guest);
+        close(fd);
 }

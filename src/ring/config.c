@@ -27,6 +27,8 @@ int vhk_ring_config_new(const struct vhk_ring_config *values, struct vhk_ring_co
         c->refs = 1;
         if (c->mem)
                 vhk_memmap_ref(c->mem);
+        for (unsigned i = 0; i < VHK_N(c->views); i++)
+                vhk_view_ref(c->views[i]);
         vhk_fdref_ref(c->call);
         vhk_fdref_ref(c->err);
         vhk_dirty_ref(c->log);
@@ -47,6 +49,8 @@ struct vhk_ring_config *vhk_ring_config_unref(struct vhk_ring_config *c) {
         if (!c || !vhk_refs_drop(&c->refs))
                 return NULL;
         vhk_memmap_unref(c->mem);
+        for (unsigned i = 0; i < VHK_N(c->views); i++)
+                vhk_view_unref(c->views[i]);
         vhk_fdref_unref(c->call);
         vhk_fdref_unref(c->err);
         vhk_dirty_unref(c->log);

@@ -5,7 +5,7 @@
  *
  * Of a request its whole writable part is marked, not the length that was pushed: devices write at the end of a buffer
  * (a block device its status byte) and claim less. The used ring is marked at the guest address that the front-end
- * gave for it, which need not be inside of any region.
+ * gave for it, which need not be inside of any region; of one that lies in pieces (mem/view.h) the pages of these are.
  *
  * The log's descriptor is signalled for pages that were not marked before: a front-end that gives a ring's kick for it
  * would otherwise have the ring wake itself for ever, as each run marks the wish for a notification.
@@ -23,9 +23,12 @@ void vhk_queue_log_request(struct vhk_queue *q, const struct vhk_req *r, uintptr
 
 /* @n bytes at offset @off of the used ring. */
 static void mark_used(struct vhk_queue *q, uint64_t off, uint64_t n) {
+        const struct vhk_view *view = q->areas_config->views[2];
         uint64_t at;
 
-        if (q->config->log_used && !vhk_add_overflows(q->config->log_addr, off, &at))
+        if (q->config->log_used && view)
+                q->marked |= vhk_view_mark(view, q->config->log, q->mem, off, n);
+        else if (q->config->log_used && !vhk_add_overflows(q->config->log_addr, off, &at))
                 q->marked |= vhk_dirty_mark(q->config->log, at, n);
 }
 

@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
+#include "mem/view.h"
 
 /* Ring layouts, virtio 1.3, 2.7 */
 struct vhk_desc { vhk_le64 addr; vhk_le32 len; vhk_le16 flags, next; };
@@ -44,10 +45,11 @@ struct vhk_ring_config {
         bool enabled, discard;          /* disabled: hold, or let the device see and drop (VHK_DISABLED_DISCARD) */
         bool stalled;                   /* translations of its areas are missing (no desc, avail, used): it waits for them */
         bool event_idx, indirect;       /* negotiated; a guest that uses what it did not negotiate breaks its ring */
-        /* host addresses, validated against @mem by control: each area in one region, aligned 16, 2, 4 */
+        /* host addresses, validated against @mem by control: each area in one region or a view, aligned 16, 2, 4 */
         struct vhk_desc *desc;
         struct vhk_avail *avail;
         struct vhk_used *used;
+        struct vhk_view *views[3];      /* owned references: of desc, avail, used that lie in pieces of @mem; NULL: in one */
         struct vhk_fdref *call, *err;   /* owned references, may be NULL */
         struct vhk_dirty *log;          /* owned reference, NULL: no write is marked */
         struct vhk_fdref *log_fd;       /* owned reference, may be NULL: signalled once per flush that marked a page anew */
