@@ -27,8 +27,72 @@ int vhk_iotlb_new(struct vhk_memmap *guest, struct vhk_memmap **ret_m) {
         return 0;
 }
 
+/* ---- what invalidations took away ---- */
+
+/* Ranges of guest memory, as host addresses in order. */
+struct vhk_iotlb_gone {
+        unsigned refs;                  /* shared (atomic) */
+        uint32_t n;
+        struct gone_range { uintptr_t first, last; } ranges[];
+};
+
+static struct vhk_iotlb_gone *gone_unref(struct vhk_iotlb_gone *g) {
+        if (g && vhk_refs_drop(&g->refs))
+                free(g);
+        return NULL;
+}
+
+void vhk_iotlb_drop_gone(struct vhk_memmap *m) {
+        for (unsigned i = 0; i < VHK_IOTLB_GONE; i++)
+                m->gone[i] = gone_unref(m->gone[i]);
+}
+
+static int compare_ranges(const void *a, const void *b) {
+        const struct gone_range *x = a, *y = b;
+
+        return (x->first > y->first) - (x->first < y->first);
+}
+
+/* A range may be there twice (two I/O addresses of a page): then it ends where the farthest of those below it does. */
+static void sort_ranges(struct vhk_iotlb_gone *g) {
+        qsort(g->ranges, g->n, sizeof(g->ranges[0]), compare_ranges);
+        for (uint32_t i = 1; i < g->n; i++)
+                g->ranges[i].last = VHK_MAX(g->ranges[i].last, g->ranges[i - 1].last);
+}
+
+static bool gone_has(const struct vhk_iotlb_gone *g, uintptr_t first, uintptr_t last) {
+        uint32_t low = 0, n = g->n;     /* how many begin at or below @last */
+
+        while (low < n) {
+                uint32_t mid = low + (n - low) / 2;
+                if (g->ranges[mid].first <= last)
+                        low = mid + 1;
+                else
+                        n = mid;
+        }
+        return low && g->ranges[low - 1].last >= first;
+}
+
+bool vhk_iotlb_took(const struct vhk_memmap *new, const struct vhk_memmap *old, const void *host, uint64_t len) {
+        if (!len)
+                return false;
+        if (new->era - old->era > VHK_IOTLB_GONE)
+                return true;
+        for (uint64_t era = old->era; era != new->era; era++) {
+                const struct vhk_iotlb_gone *g = new->gone[(era + 1) % VHK_IOTLB_GONE];
+                if (!g || gone_has(g, (uintptr_t)host, (uintptr_t)host + (uintptr_t)(len - 1)))
+                        return true;
+        }
+        return false;
+}
+
 /* What belongs to the table as a whole. */
 static void copy_state(struct vhk_memmap *m, const struct vhk_memmap *old) {
+        for (unsigned i = 0; i < VHK_IOTLB_GONE; i++) {
+                m->gone[i] = old->gone[i];
+                if (m->gone[i])
+                        vhk_refs_take(&m->gone[i]->refs);
+        }
         m->era = old->era;
         m->evicted = old->evicted;
         m->hand = old->hand;
@@ -176,6 +240,17 @@ static void append_targets(struct vhk_memmap *m, uint64_t iova, uint64_t len, ui
         }
 }
 
+/* Does it lead elsewhere than what is known of that range? Requests may use the former place, which nobody will remember. */
+static bool replaces(const struct vhk_memmap *m, uint64_t iova, uint64_t len, uint64_t at, bool is_gpa) {
+        for (uint32_t i = find_end(m, iova); i < m->n && m->regs[i].gpa <= iova + (len - 1); i++) {
+                uint64_t first = VHK_MAX(m->regs[i].gpa, iova), off;
+                const struct vhk_memreg *r = find_target(m->guest, at + (first - iova), is_gpa, &off);
+                if (!r || r->host + off != m->regs[i].host + (first - m->regs[i].gpa))
+                        return true;
+        }
+        return false;
+}
+
 int vhk_iotlb_update(struct vhk_memmap **m, uint64_t iova, uint64_t len, uint64_t user_addr, bool is_gpa, unsigned perm,
                      struct vhk_error *ret_e) {
         uint64_t end;
@@ -188,12 +263,34 @@ int vhk_iotlb_update(struct vhk_memmap **m, uint64_t iova, uint64_t len, uint64_
                                      U(user_addr), U(len));
         if (make_own(m, n + 1) < 0)                             /* one that is cut in two makes one more */
                 return vhk_error_set(ret_e, -ENOMEM, "iotlb.no-memory", "no memory for a translation");
+        (*m)->evicted |= replaces(*m, iova, len, user_addr, is_gpa);
         struct cut c = cut(*m, iova, iova + len - 1, n);
         append_targets(*m, iova, len, user_addr, is_gpa, perm);
         mend(*m, &c);
         while ((*m)->n > VHK_IOTLB_MAX)
                 evict(*m, iova);
         return 0;
+}
+
+/* The guest memory that [first, last] leads to. NULL: no memory for that, so it may be any. */
+static struct vhk_iotlb_gone *collect(const struct vhk_memmap *m, uint64_t first, uint64_t last) {
+        uint32_t from = find_end(m, first), to = from;
+
+        while (to < m->n && m->regs[to].gpa <= last)
+                to++;
+        struct vhk_iotlb_gone *g = malloc(sizeof(*g) + (to - from) * sizeof(g->ranges[0]));
+        if (!g)
+                return NULL;
+        g->refs = 1;
+        g->n = to - from;
+        for (uint32_t i = 0; i < g->n; i++) {
+                const struct vhk_memreg *r = &m->regs[from + i];
+                uint64_t a = VHK_MAX(first, r->gpa), b = VHK_MIN(last, last_of(r));
+                g->ranges[i].first = (uintptr_t)r->host + (uintptr_t)(a - r->gpa);
+                g->ranges[i].last = (uintptr_t)r->host + (uintptr_t)(b - r->gpa);
+        }
+        sort_ranges(g);
+        return g;
 }
 
 int vhk_iotlb_invalidate(struct vhk_memmap **m, uint64_t iova, uint64_t len) {
@@ -207,9 +304,12 @@ int vhk_iotlb_invalidate(struct vhk_memmap **m, uint64_t iova, uint64_t len) {
                 return 1;
         if (make_own(m, 1) < 0)
                 return -ENOMEM;
+        struct vhk_iotlb_gone *gone = (*m)->evicted ? NULL : collect(*m, iova, last);
         struct cut c = cut(*m, iova, last, 0);
         mend(*m, &c);
         (*m)->era++;
+        gone_unref((*m)->gone[(*m)->era % VHK_IOTLB_GONE]);
+        (*m)->gone[(*m)->era % VHK_IOTLB_GONE] = gone;
         (*m)->evicted = false;          /* requests of the time before are waited for */
         return 0;
 }

@@ -25,6 +25,9 @@ struct vhk_region_desc {
         int fd;
 };
 
+#define VHK_IOTLB_GONE 8u               /* invalidations of which a snapshot knows what they took away */
+
+struct vhk_iotlb_gone;
 struct vhk_mapping;                     /* one mmap of (a part of) a descriptor; reference-counted, shared by snapshots */
 
 /* One region of a snapshot. */
@@ -43,9 +46,11 @@ struct vhk_memmap {
         uint32_t n;
         const uint16_t *by_uva, *by_host;       /* indices into regs in order of uva, and of host */
         /* translations only: what they lead to (owned reference; NULL: this is guest memory itself); the time between two
-         * invalidations; was something driven out in it; who is driven out next; entries that there is room for */
+         * invalidations, and what the last ones took away (owned references, see vhk_iotlb_took()); was something driven out or replaced in
+         * it; who is driven out next; entries that there is room for */
         struct vhk_memmap *guest;
         uint64_t era;
+        struct vhk_iotlb_gone *gone[VHK_IOTLB_GONE];
         bool evicted;
         uint32_t hand, room;
         struct vhk_memreg regs[];       /* in order of gpa */
@@ -88,6 +93,10 @@ static inline const struct vhk_memmap *vhk_memmap_guest(const struct vhk_memmap 
 /* Is all that was found in @old still good in @new? (The same snapshot; one that has all regions of it, in the same mappings; or the
  * same translations and more over such guest memory.) Then nobody needs to tell the two apart. */
 bool vhk_memmap_extends(const struct vhk_memmap *new, const struct vhk_memmap *old);
+/* Did an invalidation between the translations @old and @new take [host, host + len) of guest memory away? True if that is not
+ * known. Only of two whose guest memory is the same or more. */
+bool vhk_iotlb_took(const struct vhk_memmap *new, const struct vhk_memmap *old, const void *host, uint64_t len);
+void vhk_iotlb_drop_gone(struct vhk_memmap *m);
 
 /* The last region that hit: one per queue, on its own cache line with the hot fields. Zero it when the snapshot changes. */
 struct vhk_mem_cache {

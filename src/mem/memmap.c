@@ -16,8 +16,10 @@
 static void memmap_free(struct vhk_memmap *m) {
         for (uint32_t i = 0; m && !m->guest && i < m->n; i++)
                 vhk_mapping_unref(m->regs[i].mapping);
-        if (m)
+        if (m) {
+                vhk_iotlb_drop_gone(m);
                 vhk_memmap_unref(m->guest);
+        }
         free(m);
 }
 

@@ -80,7 +80,7 @@ TEST(like_the_model) {
                         for (unsigned i = 0; i < n; i++)
                                 page[at + i] = (uint8_t)(to + i), perm[at + i] = (uint8_t)p;
                 } else {
-                        bool known = false;
+                        bool known = m->evicted;        /* something was replaced */
                         for (unsigned i = 0; i < n; i++)
                                 known |= perm[at + i];
                         uint64_t era = m->era;

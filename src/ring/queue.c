@@ -357,6 +357,47 @@ static void retire_generation(struct vhk_queue *q) {
         q->meta = (uint16_t)(q->generation + 1);
 }
 
+/* Does a request in flight use what translations between the current snapshot and @new took away? */
+static bool loses_buffers(const struct vhk_queue *q, const struct vhk_req *req, const struct vhk_memmap *new) {
+        for (unsigned i = 0; i < (unsigned)req->n_out + req->n_in; i++)         /* req->in follows req->out */
+                if (vhk_iotlb_took(new, q->mem, req->out[i].iov_base, req->out[i].iov_len))
+                        return true;
+        return false;
+}
+
+/* Translations were invalidated: requests that use them become a generation of their own. The others are as good as those that will
+ * be popped under @new. */
+static void retire_touching(struct vhk_queue *q, const struct vhk_memmap *new) {
+        uint32_t left = q->in_flight - q->n_old_requests, n = 0, old = q->generation;
+
+        for (uint32_t i = 0; left && i <= q->mask; i++) {
+                struct vhk_req *req = &vhk_queue_slot(q, i)->req;
+                if (req->internal[VHK_REQ_META] != q->meta)
+                        continue;
+                left--;
+                if (!loses_buffers(q, req, new))
+                        continue;
+                if (!n++)
+                        old = take_generation(q);
+                req->internal[VHK_REQ_META] = old + 1;
+        }
+        if (!n)
+                return;
+        q->generations[old] = (struct vhk_generation){ .mem = vhk_memmap_ref(q->mem), .n = n };
+        q->n_old++;
+        q->n_old_requests += n;
+}
+
+/* Requests in flight were popped under q->mem; @new is the next snapshot. */
+static void change_memory(struct vhk_queue *q, const struct vhk_memmap *new) {
+        if (vhk_memmap_extends(new, q->mem))
+                return;
+        if (new->guest && q->mem->guest && vhk_memmap_extends(new->guest, q->mem->guest))
+                retire_touching(q, new);
+        else
+                retire_generation(q);
+}
+
 void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) {
         uint32_t i = (uint32_t)meta - 1;
         struct vhk_generation *g = &q->generations[i];
@@ -387,8 +428,7 @@ int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c) {
         struct vhk_ring_config *former = q->config;
         bool other_call = c->call && c->call != q->call;
 
-        if (!vhk_memmap_extends(c->mem, q->mem))
-                retire_generation(q);
+        change_memory(q, c->mem);
         if (c->stalled || c->mem != q->mem)
                 set_hold(q, VHK_HOLD_STALLED, c->stalled);
         point_at(q, vhk_ring_config_ref(c));

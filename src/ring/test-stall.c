@@ -279,6 +279,95 @@ TEST(areas_come_later) {
         stall_close(&s);
 }
 
+/* Three requests on three pages, and translations that nobody uses. */
+static void three_requests(struct stall *s, struct vhk_req **r) {
+        stall_open(s, true);
+        know(s, DATA, 8 * PAGE, DATA, VHK_IOTLB_RW);
+        CHECK_EQ(adopt(s), 0);
+        for (unsigned i = 0; i < 3; i++)
+                offer_one(&s->g, (uint16_t)i, IOVA + DATA + i * PAGE, 64, VHK_DESC_WRITE);
+        CHECK_EQ(pop(s, r), 3);
+}
+
+TEST(an_invalidation_waits_only_for_requests_that_touch_it) {
+        struct vhk_req *r[4], *more[4];
+        struct stall s;
+
+        three_requests(&s, r);
+        forget(&s, DATA + 5 * PAGE, PAGE);
+        CHECK_EQ(adopt(&s), 0);                         /* nobody's */
+        forget(&s, DATA + PAGE, PAGE);
+        CHECK_EQ(adopt(&s), 1);
+        offer_one(&s.g, 3, IOVA + DATA, 64, VHK_DESC_WRITE);
+        CHECK_EQ(pop(&s, more), 1);
+        finish(&s, r[0]);
+        finish(&s, more[0]);
+        CHECK(!vhk_queue_is_quiesced(s.g.q));
+        finish(&s, r[1]);
+        CHECK(vhk_queue_is_quiesced(s.g.q));
+        vhk_worker_dispatch(s.g.home, 0);
+        CHECK_EQ(s.g.n_settled, 1);
+        CHECK_EQ(vhk_queue_n_in_flight(s.g.q), 1);
+        finish(&s, r[2]);
+        stall_close(&s);
+}
+
+TEST(invalidations_that_are_adopted_together_wait_for_all_that_touch_them) {
+        struct vhk_req *r[4];
+        struct stall s;
+
+        three_requests(&s, r);
+        forget(&s, DATA + 2 * PAGE, PAGE);
+        know(&s, DATA + 2 * PAGE, PAGE, DATA, VHK_IOTLB_RW);    /* and is known again, elsewhere */
+        forget(&s, DATA, PAGE);
+        CHECK_EQ(adopt(&s), 1);
+        finish(&s, r[1]);
+        finish(&s, r[0]);
+        CHECK(!vhk_queue_is_quiesced(s.g.q));
+        finish(&s, r[2]);
+        CHECK(vhk_queue_is_quiesced(s.g.q));
+        stall_close(&s);
+}
+
+TEST(more_invalidations_than_are_remembered_wait_for_everything) {
+        struct vhk_req *r[4];
+        struct stall s;
+
+        three_requests(&s, r);
+        for (unsigned i = 0; i < VHK_IOTLB_GONE + 1; i++) {
+                know(&s, DATA + 5 * PAGE, PAGE, DATA + 5 * PAGE, VHK_IOTLB_RW);
+                forget(&s, DATA + 5 * PAGE, PAGE);
+        }
+        CHECK_EQ(adopt(&s), 1);
+        for (unsigned i = 0; i < 3; i++) {
+                CHECK(!vhk_queue_is_quiesced(s.g.q));
+                finish(&s, r[i]);
+        }
+        CHECK(vhk_queue_is_quiesced(s.g.q));
+        stall_close(&s);
+}
+
+/* What was replaced may be in use, and no invalidation names it: the next one waits for everything. */
+TEST(an_invalidation_waits_for_what_was_replaced_before_it) {
+        struct vhk_req *r[4];
+        struct stall s;
+
+        three_requests(&s, r);
+        know(&s, DATA + PAGE, PAGE, DATA + PAGE, VHK_IOTLB_RW);         /* the same once more is nothing new */
+        forget(&s, DATA + 5 * PAGE, PAGE);
+        CHECK_EQ(adopt(&s), 0);
+        know(&s, DATA + PAGE, PAGE, DATA + 7 * PAGE, VHK_IOTLB_RW);
+        CHECK_EQ(adopt(&s), 0);
+        forget(&s, DATA + PAGE, PAGE);
+        CHECK_EQ(adopt(&s), 1);
+        finish(&s, r[1]);
+        finish(&s, r[0]);
+        CHECK(!vhk_queue_is_quiesced(s.g.q));
+        finish(&s, r[2]);
+        CHECK(vhk_queue_is_quiesced(s.g.q));
+        stall_close(&s);
+}
+
 /* Everything is invalidated while requests are in flight: they are published where the areas were, and only then is it
  * settled; behind that the old place is not touched any more. */
 TEST(areas_go_and_come) {
