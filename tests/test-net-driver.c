@@ -507,7 +507,7 @@ TEST(options_that_do_not_fit) {
                 { { .buffer_size = 100 }, -EINVAL }, { { .buffer_size = 70000 }, -EINVAL }, { { .features_take = BIT(3) }, -EINVAL },
                 { { .buffer_size = 2048, .features_no_take = BIT(VHK_NET_BIT_MRG_RXBUF) }, -EINVAL },
                 { { .n_pairs = 2, .features_no_take = BIT(VHK_NET_BIT_MQ) }, -EINVAL },
-                { { .n_pairs = 2, .has_backend_fd = 1 }, -EINVAL }, { { .has_backend_fd = 1 }, -EOPNOTSUPP }, { { .queue_size = 512 }, -EREMOTEIO },
+                { { .n_pairs = 2, .has_backend_fd = 1 }, -EINVAL }, { { .has_backend_fd = 1 }, -EOPNOTSUPP }, { { .queue_size = 2048 }, -EREMOTEIO },
         };
 
         for (unsigned i = 0; i < VHK_N(rows); i++) {

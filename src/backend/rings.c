@@ -228,10 +228,9 @@ void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule) {
         vhk_vring_break(&b->rings[i], rule);
 }
 
-/* What the ring missed it needs no more, unless it is for a request recovered from the in-flight record: a drain does these. */
+/* Nothing that is not in flight and misses a translation is done any more: none is read while the reply to the stop is pending. */
 void vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
-        if (how != VHK_STOP_DRAIN || !vhk_inflight_has_ring(b, i))
-                forget_miss(&b->session.rings[i]);
+        forget_miss(&b->session.rings[i]);
         vhk_vring_stop(&b->rings[i], how);
 }
 

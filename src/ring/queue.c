@@ -304,6 +304,8 @@ static void run_recovered(struct vhk_queue *q) {
         if (vhk_queue_is_recovering(q) && !q->in_flight && vhk_queue_get_position(q) == before) {
                 q->declined_at = before;
                 give_back_recovered(q);
+                if (q->hold & VHK_HOLD_STALLED)         /* no translation comes during a drain: they stay in the record */
+                        q->drains_recovered = false;
         }
         if (!vhk_queue_is_recovering(q))
                 q->tell_settled = true;
