@@ -8,6 +8,8 @@ int main(int argc, char **argv) {
         struct vhk_error e;
         struct vhk_blk *disk;
 
+        if (vhk_open_standard_fds() < 0)
+                return 1;
         if (argc != 2)
                 return fprintf(stderr, "usage: read-sector ENDPOINT\n"), 2;
         if (vhk_blk_open(argv[1], NULL, &disk, &e) < 0)

@@ -430,6 +430,31 @@ class Serving(Case):
         c.terminate()
         self.ends(c)
 
+    def test_programs_open_the_standard_descriptors_that_are_closed(self):
+        with open(self.disk, 'wb') as f:
+            f.write(b'\x5a' * (1 << 20))
+        for closed in '>&- 2>&-', '2>&-', '<&- >&- 2>&-':
+            path = self.path('closed')
+            for program, args in (BLK, ['-b', self.disk]), (RNG, []):
+                c = subprocess.Popen(['sh', '-c', 'exec "$@" ' + closed, 'sh', program, '-s', path, *args], env=ENV)
+                self.addCleanup(c.kill)
+                self.connect(path, c).close()
+                for fd in 0, 1, 2:
+                    target = os.readlink('/proc/%d/fd/%d' % (c.pid, fd))
+                    self.assertFalse(target.startswith(('socket', 'anon', self.disk)), (closed, program, fd, target))
+                s = self.connect(path, c)
+                s.sendall(b'A' * 100)           # no message: a line in the log
+                s.settimeout(LIMIT)
+                try:
+                    self.assertEqual(s.recv(1), b'')
+                except ConnectionResetError:
+                    pass
+                s.close()
+                c.terminate()
+                self.assertEqual(c.wait(LIMIT), 0)
+        with open(self.disk, 'rb') as f:
+            self.assertEqual(f.read(), b'\x5a' * (1 << 20))
+
     def wakeups(self, c):
         n = {}
         for t in os.listdir('/proc/%d/task' % c.pid):

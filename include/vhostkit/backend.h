@@ -2,6 +2,10 @@
 /*
  * The back-end end: serves one device to one front-end at a time, over vhost-user or to this machine's kernel through VDUSE. Many
  * per process. All calls belong to the control worker's thread, unless stated.
+ *
+ * A front-end can truncate the memory that it shares at any time, and the next access raises SIGBUS. A program that serves a
+ * back-end calls vhk_sigbus_install() (<vhostkit/memory.h>) at its start, or vhk_sigbus_try() from a SIGBUS handler of its own;
+ * otherwise such a front-end ends the process. vhk_daemon_run() does it.
  */
 #ifndef VHOSTKIT_BACKEND_H
 #define VHOSTKIT_BACKEND_H
@@ -94,6 +98,8 @@ struct vhk_backend_options {
  * as soon as the control worker's loop runs: vhk_vdpa_add() with management device "vduse", on another thread, for that waits for
  * the device's answers. Its configuration is read-only, so features that need a writable one are not offered. After the end,
  * vhk_backend_free() destroys the device, unless it still is on the bus.
+ *
+ * The program handles SIGBUS, see vhk_sigbus_install().
  *
  * Return: 0 or a negative errno with the story in @ret_e.
  */

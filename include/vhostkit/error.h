@@ -27,6 +27,16 @@ enum vhk_log_level { VHK_LOG_ERROR, VHK_LOG_WARNING, VHK_LOG_INFO, VHK_LOG_DEBUG
 /** Receives log lines without a newline, on whatever thread the object was used. */
 typedef void (*vhk_log_fn)(void *arg, enum vhk_log_level level, const char *text);
 
+/**
+ * vhk_open_standard_fds() - open /dev/null as those of descriptors 0, 1 and 2 that are closed
+ *
+ * A program that is started with them closed would get a socket, its image or guest memory as standard error, and write its
+ * messages into that. Programs call this first in main(); vhk_daemon_run() does it. Before there are other threads.
+ *
+ * Return: 0, or what open(2) of /dev/null gives.
+ */
+int vhk_open_standard_fds(void);
+
 /** vhk_version() - the library's version, "major.minor.patch", static */
 const char *vhk_version(void);
 

@@ -3,6 +3,10 @@
  * The front-end end: one interface for whoever owns guest memory and rings and lends them to a back-end. An object
  * belongs to one thread at a time. Every call has a time limit and serves the back-end's own requests while it waits;
  * callbacks may not call back in (-EDEADLK).
+ *
+ * A back-end gets the descriptors of the memory, and can truncate a file that is not sealed against shrinking (F_SEAL_SHRINK);
+ * the next access of the front-end raises SIGBUS then. Memory of vhk_memory_alloc() is sealed. A program whose own memory
+ * (vhk_memory_add()) is not sealed handles SIGBUS itself: vhk_sigbus_install() is for memory that the library maps.
  */
 #ifndef VHOSTKIT_FRONTEND_H
 #define VHOSTKIT_FRONTEND_H

@@ -45,7 +45,8 @@ struct vhk_memory *vhk_memory_free(struct vhk_memory *m);
 /**
  * vhk_memory_add() - add a region; a front-end that uses the table learns of it with the next vhk_frontend_set_memory()
  *
- * The descriptor is duplicated. Return: 0; -EINVAL (size, alignment, length 0, beyond the end of the file, wraps);
+ * The descriptor is duplicated. Seal the file against shrinking (F_SEAL_SHRINK), or a back-end can truncate it and make the next
+ * access raise SIGBUS. Return: 0; -EINVAL (size, alignment, length 0, beyond the end of the file, wraps);
  * -EEXIST (overlaps another region in guest or user addresses); -EMFILE; -ENOMEM.
  */
 int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r);
@@ -105,13 +106,28 @@ uint64_t vhk_dirty_log_get_size(const struct vhk_dirty_log *l);
 int vhk_dirty_log_take(struct vhk_dirty_log *l, uint64_t from, uint64_t *ret_gpa, uint64_t *ret_len);
 
 /**
- * vhk_sigbus_try() - was this SIGBUS caused by a peer that truncated memory it had lent us?
+ * vhk_sigbus_install() - handle SIGBUS for this process
  *
+ * A peer can truncate memory that it shares with us at any time, and the next access to it raises SIGBUS, which ends the
+ * process by default. A program that serves a back-end (vhk_backend_open()) must therefore call this once at its start, or
+ * vhk_sigbus_try() from a handler of its own. vhk_daemon_run() calls it.
+ *
+ * The handler calls vhk_sigbus_try(); a SIGBUS that is not ours goes to the handler that was there before, or ends the process
+ * as by default. It runs on the alternate signal stack of a thread that has one. A second call does nothing. A program that
+ * installs another handler afterwards must call vhk_sigbus_try() from it. Any thread.
+ *
+ * Return: 0, or what sigaction(2) gives.
+ */
+int vhk_sigbus_install(void);
+
+/**
+ * vhk_sigbus_try() - was this SIGBUS caused by a peer that truncated, or poisoned, memory that it shares with us?
  * @siginfo: the siginfo_t that the handler got
  *
- * Async-signal-safe; called from the program's SIGBUS handler. If so, a private page of zeroes is put
- * in place, the memory is marked bad (the connection that it belongs to fails soon after) and 1 is returned: the handler
- * returns. 0: not ours, do what you would do without vhostkit.
+ * For programs with a SIGBUS handler of their own, which calls this first; others call vhk_sigbus_install().
+ * Async-signal-safe, any thread. If the fault is in memory of a peer, a private page of zeroes is put in place, the memory is
+ * marked bad (the connection that it belongs to fails soon after) and the result is 1: the handler returns. 0: the fault is
+ * somewhere else, and the program does what it would do without vhostkit.
  */
 int vhk_sigbus_try(const void *siginfo);
 

@@ -158,6 +158,8 @@ static enum tool_status dispatch(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+        if (vhk_open_standard_fds() < 0)
+                return TOOL_FAILED;
         enum tool_status status = dispatch(argc, argv);
 
         if ((fflush(stdout) || ferror(stdout)) && status == TOOL_OK)

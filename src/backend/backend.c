@@ -350,8 +350,8 @@ static int make(const char *spec, const struct vhk_backend_options *o, const str
         memcpy(&b->device_ops, ops, ops->size);
         b->ops = &b->device_ops;
         b->dev = dev;
-        b->log = (struct vhk_log){ o->log, o->log_arg };
-        b->trace = (struct vhk_log){ o->trace, o->trace_arg };
+        b->log = (struct vhk_log){ o->log, o->log_arg, &b->log_limit };
+        b->trace = (struct vhk_log){ o->trace, o->trace_arg, NULL };
         b->limit_ns = o->limit_ns ? o->limit_ns : LIMIT_NS;
         b->n_queues = o->n_queues ? o->n_queues : ops->n_queues;
         b->queue_size_max = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;

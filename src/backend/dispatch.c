@@ -14,6 +14,9 @@
  */
 #include "backend/session.h"
 
+#define REFUSALS_MAX 500u               /* within REFUSALS_NS */
+#define REFUSALS_NS UINT64_C(10000000000)
+
 /* The payload and the reply lose their types on the way through the table, and find them again here: a handler of another
  * type does not compile. */
 #define FRONTEND(id, name, phase, request, fds, fields, gate, reply, ...)                                               \
@@ -50,13 +53,28 @@ static void acknowledge(struct vhk_backend *b, uint32_t request, bool ok) {
         vhk_session_send(b, request, &(struct vhk_p_u64){ .value = !ok }, sizeof(struct vhk_p_u64), -1);
 }
 
+/* A front-end that is answered with a refusal again and again loses its connection: each costs it little, and us a line of the log. What
+ * is ignored without an answer costs no more than other messages, and is not counted. */
+static void count_refusal(struct vhk_backend *b) {
+        struct vhk_session *s = &b->session;
+        uint64_t now = vhk_now();
+
+        if (now - s->refusals_since >= REFUSALS_NS) {
+                s->refusals_since = now;
+                s->n_refusals = 0;
+        }
+        if (++s->n_refusals > REFUSALS_MAX)
+                vhk_session_fail(b, -EPROTO, "backend.refusals", "more than %u messages were refused within %u seconds, the last one: %s",
+                                 REFUSALS_MAX, (unsigned)(REFUSALS_NS / 1000000000u), b->story.text);
+}
+
 /* Says no, for the reason in b->story. */
 static void refuse(struct vhk_backend *b, const struct vhk_row *row, const struct vhk_hdr *h, bool ignorable) {
         enum vhk_answer answer = vhk_wire_answer(&b->session.wire, row, h);
         /* Not in place of a reply that was negotiated: 1 is a legal set of features, a ring's base ... */
         bool may_ack = ignorable && (h->flags & VHK_HDR_NEED_REPLY) && (b->session.wire.protocol & VHK_BIT(VHK_PF_REPLY_ACK));
 
-        vhk_log(&b->log, VHK_LOG_WARNING, "%s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
+        vhk_log_id(&b->log, VHK_LOG_WARNING, b->story.rule, "%s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
         vhk_log(&b->trace, VHK_LOG_DEBUG, "-- %s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
         if (row && row->reply == VHK_P_CONFIG)
                 vhk_session_send(b, h->request, NULL, 0, -1);
@@ -64,6 +82,9 @@ static void refuse(struct vhk_backend *b, const struct vhk_row *row, const struc
                 acknowledge(b, h->request, false);
         else if (answer == VHK_ANSWER_REPLY || !ignorable)
                 vhk_session_fail(b, b->story.code, b->story.rule, "%s: %s", name_of(row), b->story.text);
+        else
+                return;
+        count_refusal(b);
 }
 
 /* Is it safe to go on as if the message had not come? */

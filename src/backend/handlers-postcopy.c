@@ -14,6 +14,8 @@
  *
  * Source: vhost-user, "Migration", VHOST_USER_POSTCOPY_*; "Memory region add", postcopy.
  */
+#include <fcntl.h>
+
 #include "backend/session.h"
 #include "mem/fault.h"
 
@@ -57,7 +59,7 @@ int vhk_on_POSTCOPY_ADVISE(struct vhk_backend *b, const struct vhk_p_none *p, st
                 if (k < 0)
                         return k;
         }
-        int fd = dup(b->fault_fd);
+        int fd = fcntl(b->fault_fd, F_DUPFD_CLOEXEC, 0);
         if (fd < 0)
                 return vhk_refuse(b, vhk_errno(), "postcopy.fd", "no descriptor left: %s", strerror(errno));
         c->reply_fd = fd;

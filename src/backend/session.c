@@ -75,7 +75,7 @@ void vhk_session_close(struct vhk_backend *b, enum vhk_stop how) {
         if (b->failed)
                 vhk_log(&b->trace, VHK_LOG_DEBUG, "-- the connection ends (%s): %s", b->failure.rule ? b->failure.rule : "in order", b->failure.text);
         if (b->failed)
-                vhk_log(&b->log, b->failure.code ? VHK_LOG_ERROR : VHK_LOG_INFO, "closing the connection: %s", b->failure.text);
+                vhk_log_id(&b->log, b->failure.code ? VHK_LOG_ERROR : VHK_LOG_INFO, b->failure.rule, "closing the connection: %s", b->failure.text);
         if (how == VHK_STOP_ABORT)
                 b->carrier->close(b);
         else

@@ -67,6 +67,8 @@ struct vhk_session {
         struct vhk_wire_state wire;
         uint8_t status;
         bool has_owner;
+        uint32_t n_refusals;            /* messages that were answered with a refusal since refusals_since */
+        uint64_t refusals_since;
         bool negotiated;                /* the device knows wire.features */
         bool reset_due;                 /* STATUS 0 came while rings ran: the device is reset when they have stopped */
         bool reset_pending;             /* likewise RESET_DEVICE; until then no ring starts */
@@ -163,6 +165,7 @@ struct vhk_backend {
         void *dev;
         uint64_t shmem_sizes[VHK_SHMEM_REGIONS];
         struct vhk_log log, trace;
+        struct vhk_log_limit log_limit; /* of log */
         uint64_t limit_ns;
         unsigned n_queues;
         uint16_t queue_size_max;        /* what the device and the options ask for: a hint for a front-end that can be told */

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <pthread.h>
 #include <time.h>
+#include <vhostkit/error.h>
 
 struct vhk_fdref {
         unsigned refs;          /* shared (atomic) */
@@ -115,6 +116,18 @@ int vhk_fdref_notify(struct vhk_fdref *r) {
         if (!r)
                 return 0;
         return r->fn ? r->fn(r->arg) : vhk_peer_notify(r->fd);
+}
+
+VHK_API int vhk_open_standard_fds(void) {
+        for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++) {
+                if (fcntl(i, F_GETFD) >= 0)
+                        continue;
+                VHK_AUTOCLOSE int fd = open("/dev/null", O_RDWR);       /* is @i: all below are open */
+                if (fd < 0)
+                        return vhk_errno();
+                (void)VHK_STEAL_FD(fd);
+        }
+        return 0;
 }
 
 int vhk_fd_set_nonblock(int fd, bool on) {

@@ -194,28 +194,27 @@ static ssize_t splice_to(int fd, const void *buf, size_t n) {
         return result_of(splice(from, NULL, fd, NULL, (size_t)k, SPLICE_F_NONBLOCK));
 }
 
-/* SIGPIPE is blocked here. -EOPNOTSUPP: neither call fits. */
 static ssize_t write_pipe(int fd, const void *buf, size_t n) {
         struct iovec iov = { (void *)(uintptr_t)buf, n };
 
         ssize_t ret = pwritev2(fd, &iov, 1, -1, RWF_NOWAIT);
         if (ret >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EPERM))
                 return result_of(ret);
-        if (vhk_peer_kind(fd) == VHK_PEER_PIPE)
-                return splice_to(fd, buf, n);
-        return -EOPNOTSUPP;
+        return splice_to(fd, buf, n);
 }
 
 ssize_t vhk_peer_write(int fd, const void *buf, size_t n) {
         struct vhk_sigpipe guard;
 
-        ssize_t ret = send(fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (ret >= 0 || errno != ENOTSOCK)
-                return result_of(ret);
+        int kind = vhk_peer_kind(fd);
+        if (kind < 0)
+                return kind;
+        if (kind == VHK_PEER_SOCKET)
+                return result_of(send(fd, buf, n, MSG_DONTWAIT | MSG_NOSIGNAL));
+        if (kind != VHK_PEER_PIPE)
+                return is_ready(fd, POLLOUT) ? result_of(write(fd, buf, n)) : -EAGAIN;
         vhk_sigpipe_block(&guard);
-        ret = write_pipe(fd, buf, n);
-        if (ret == -EOPNOTSUPP)
-                ret = is_ready(fd, POLLOUT) ? result_of(write(fd, buf, n)) : -EAGAIN;
+        ssize_t ret = write_pipe(fd, buf, n);
         vhk_sigpipe_restore(&guard, ret == -EPIPE);
         return ret;
 }

@@ -7,7 +7,8 @@
  * With --vduse the front-end is this machine's kernel: the device is put on the vDPA bus when it can answer, and taken off before
  * it ends. A process that is killed leaves it where it is, for its successor.
  *
- * The main thread is control. Signals come through a signalfd on its worker. At rest nothing wakes up.
+ * The main thread is control. Signals are taken by a thread of their own (signals.h) and reach control through its worker. At rest
+ * nothing wakes up.
  */
 #include <vhostkit/backend.h>
 #include <vhostkit/daemon.h>
@@ -15,16 +16,17 @@
 
 #include <signal.h>
 #include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 
 #include "base/error.h"
+#include "daemon/log.h"
 #include "daemon/options.h"
+#include "daemon/signals.h"
 #include "daemon/threads.h"
 #include "daemon/vdpa.h"
 
 #define DMN_DRAIN_NS UINT64_C(5000000000)       /* after SIGTERM; managers kill after some seconds more */
+#define DMN_END_NS UINT64_C(3000000000)         /* for all else that the end takes; then the process ends whatever it waits for */
 #define DMN_NO_FD UINT64_MAX
 #define DMN_NO_POLL_US UINT64_MAX               /* not on the command line */
 #define DMN_POLL_US_DEFAULT 50u
@@ -52,8 +54,7 @@ struct dmn {
         struct vhk_backend *backend;
         uint64_t spin_ns, offer, no_offer;
         unsigned n_ring_threads;        /* as far as is known before the device is open */
-        int signal_fd;
-        struct vhk_watch *signal_watch;
+        struct dmn_signals signals;
         unsigned n_stops;
         struct dmn_vdpa vdpa;
         struct vhk_timer *vdpa_timer;   /* while it is taken off the bus */
@@ -61,32 +62,12 @@ struct dmn {
         bool is_stuck;          /* requests may still be in flight: nothing that they point to may be freed */
 };
 
-/* ---- log ---- */
-
-static const char *dmn_name = "vhostkit";       /* for log lines of all threads; set once, before there are any */
-static enum vhk_log_level dmn_log_level = VHK_LOG_WARNING;
-
-VHK_API void vhk_daemon_log(void *unused, enum vhk_log_level level, const char *text) {
-        if (level <= dmn_log_level)
-                fprintf(stderr, "%s: %s\n", dmn_name, text);
-}
-
 static void dmn_trace(void *unused, enum vhk_log_level level, const char *text) {
-        fprintf(stderr, "%s\n", text);
-}
-
-static void dmn_init_log(const char *name) {
-        static const char *const words[] = { "error", "warning", "info", "debug" };
-        const char *s = getenv("VHK_LOG");
-
-        dmn_name = name;
-        for (unsigned i = 0; s && i < VHK_N(words); i++)
-                if (!strcmp(s, words[i]))
-                        dmn_log_level = (enum vhk_log_level)i;
+        dmn_log_raw(text);
 }
 
 static int dmn_fail(const char *text) {
-        fprintf(stderr, "%s: %s\n", dmn_name, text);
+        dmn_log_line(text);
         return EXIT_FAILURE;
 }
 
@@ -274,13 +255,6 @@ static void dmn_stop(struct dmn *d) {
 
 /* ---- signals ---- */
 
-static void dmn_on_sigbus(int sig, siginfo_t *si, void *context) {
-        if (vhk_sigbus_try(si))
-                return;
-        signal(SIGBUS, SIG_DFL);
-        raise(SIGBUS);          /* delivered as the handler returns */
-}
-
 static void dmn_reload(struct dmn *d) {
         struct vhk_error e = { .text = "failed" };
 
@@ -288,13 +262,10 @@ static void dmn_reload(struct dmn *d) {
                 vhk_daemon_log(NULL, VHK_LOG_ERROR, e.text);
 }
 
-static void dmn_on_signal(void *arg, uint32_t events) {
+static void dmn_on_signal(void *arg, int signo) {
         struct dmn *d = arg;
-        struct signalfd_siginfo si;
 
-        if (read(d->signal_fd, &si, sizeof(si)) != sizeof(si))
-                return;
-        if (si.ssi_signo == SIGHUP) {
+        if (signo == SIGHUP) {
                 dmn_reload(d);
                 return;
         }
@@ -309,21 +280,12 @@ static void dmn_on_signal(void *arg, uint32_t events) {
 
 /* Before there are threads: they inherit the mask. */
 static int dmn_init_signals(struct dmn *d, struct vhk_error *ret_e) {
-        struct sigaction bus = { .sa_sigaction = dmn_on_sigbus, .sa_flags = SA_SIGINFO }, ignore = { .sa_handler = SIG_IGN };
-        sigset_t set;
+        uint64_t limit = DMN_DRAIN_NS + (d->options.vduse ? DMN_DRAIN_NS : 0) + DMN_END_NS;
 
-        sigemptyset(&set);
-        sigaddset(&set, SIGTERM);
-        sigaddset(&set, SIGINT);
-        if (d->program->reload)
-                sigaddset(&set, SIGHUP);
-        sigprocmask(SIG_BLOCK, &set, NULL);
-        sigaction(SIGPIPE, &ignore, NULL);
-        sigaction(SIGBUS, &bus, NULL);
-        d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-        if (d->signal_fd < 0)
-                return vhk_error_set(ret_e, vhk_errno(), "daemon.signals", "signalfd: %s", strerror(errno));
-        return 0;
+        int ret = vhk_sigbus_install();
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "daemon.signals", "no handler of SIGBUS: %s", strerror(-ret));
+        return dmn_signals_start(&d->signals, d->program->reload, limit, ret_e);
 }
 
 /* Regions and rings have descriptors, hundreds of them; a manager's default limit is small. Return: the limit. */
@@ -371,7 +333,7 @@ static void dmn_log_metrics(const struct dmn *d) {
         struct vhk_ring_metrics m;
         char text[200];
 
-        for (unsigned i = 0; dmn_log_level >= VHK_LOG_DEBUG && i < d->ops.n_queues; i++) {
+        for (unsigned i = 0; dmn_log_has(VHK_LOG_DEBUG) && i < d->ops.n_queues; i++) {
                 if (vhk_backend_get_metrics(d->backend, i, &m) < 0 || !m.requests)
                         continue;
                 snprintf(text, sizeof(text), "queue %u so far: %llu requests in %llu flushes, %llu kicks, %llu notifications, %llu faults", i,
@@ -469,7 +431,7 @@ static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
         k = dmn_open_backend(d, ret_e);
         if (k < 0)
                 return k;
-        k = vhk_worker_watch(d->threads.control, d->signal_fd, EPOLLIN, dmn_on_signal, d, &d->signal_watch);
+        k = dmn_signals_watch(&d->signals, d->threads.control, dmn_on_signal, d);
         if (k < 0)
                 return vhk_error_set(ret_e, k, "daemon.signals", "signals cannot be watched: %s", strerror(-k));
         dmn_log_start(d);
@@ -479,28 +441,32 @@ static int dmn_start(struct dmn *d, struct vhk_error *ret_e) {
 }
 
 static void dmn_end(struct dmn *d) {
-        d->signal_watch = vhk_watch_free(d->signal_watch);
+        dmn_signals_begin_end(&d->signals);
+        dmn_signals_unwatch(&d->signals);
         d->vdpa_timer = vhk_timer_free(d->vdpa_timer);
         dmn_vdpa_end(&d->vdpa);
         d->backend = vhk_backend_free(d->backend);
         dmn_threads_stop(&d->threads);
         if (d->has_opened && d->program->close)
                 d->program->close(d->state);
-        vhk_close(&d->signal_fd);
+        dmn_signals_stop(&d->signals);
         free(d->state);
 }
 
 VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **argv) {
         struct vhk_program own = { 0 }, *p = &own;
-        struct dmn d = { .program = p, .signal_fd = -1, .vdpa.fd = -1 };
+        struct dmn d = { .program = p, .signals = { .signal_fd = -1, .event_fd = -1, .wake_fd = -1 }, .vdpa.fd = -1 };
         struct vhk_error e = { .text = "failed" };
         int k;
 
+        k = vhk_open_standard_fds();
+        if (k < 0)
+                return EXIT_FAILURE;            /* there is nowhere to say why */
         if (!program || program->size < offsetof(struct vhk_program, reload) || program->size > sizeof(own) || !program->ops ||
             program->ops->size != sizeof(*program->ops))
                 return dmn_fail("the program does not fit this library");
         memcpy(&own, program, program->size);
-        dmn_init_log(p->name);
+        dmn_log_init(p->name);
         if (dmn_answers(p, argc, argv))
                 return EXIT_SUCCESS;
         d.state = calloc(1, p->state_size ? p->state_size : 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The only place of the house that creates threads. A ring thread dispatches its worker until a post tells it to end;
- * signals are blocked in all of them (control takes them from a signalfd).
+ * Threads are created here and in signals.c, and nowhere else in the library. A ring thread dispatches its worker until a post
+ * tells it to end; signals are blocked in all of them (the thread of signals.c takes them).
  */
 #include <pthread.h>
 #include <sched.h>

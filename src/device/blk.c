@@ -125,7 +125,7 @@ VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkde
         d->file = (struct blk_file){ .fd = -1, .align = 1, .sector = BLK_SECTOR, .physical = VHK_PAGE };
         pthread_mutex_init(&d->lock.mutex, NULL);
         pthread_mutex_init(&d->urings_mutex, NULL);
-        d->log = (struct vhk_log){ o->log, o->log_arg };
+        d->log = (struct vhk_log){ o->log, o->log_arg, NULL };
         d->read_only = o->read_only;
         d->direct = o->direct && o->engine != VHK_BLKDEV_NULL;
         d->writeback = d->indirect = 1;

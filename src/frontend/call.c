@@ -80,7 +80,7 @@ static int answer(struct vhk_vhost_user *u, uint32_t request, uint64_t value, in
 }
 
 static void refused(struct vhk_vhost_user *u, const struct vhk_hdr *h, const struct vhk_error *e) {
-        vhk_log(&u->f.log, VHK_LOG_WARNING, "request %u of the back-end on %s is refused (%s): %s", h->request, u->name, e->rule, e->text);
+        vhk_log_id(&u->f.log, VHK_LOG_WARNING, e->rule, "request %u of the back-end on %s is refused (%s): %s", h->request, u->name, e->rule, e->text);
         vhk_log(&u->f.trace, VHK_LOG_DEBUG, "-- request %u of the back-end refused (%s): %s", h->request, e->rule, e->text);
 }
 

@@ -87,6 +87,7 @@ struct vhk_frontend {
         struct vhk_error error;                         /* of the last call that failed */
         struct vhk_error end;                           /* why the connection ended; code 0: it lives */
         struct vhk_log log, trace;
+        struct vhk_log_limit log_limit; /* of log */
         bool busy;                                      /* a call runs: callbacks get -EDEADLK */
         bool config_changed;                            /* an event to be told when the call is over */
         bool has_queue_events;                          /* likewise, of rings: bits 1 << enum vhk_frontend_queue_event */

@@ -202,8 +202,9 @@ int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, 
                 return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
         }
         v->f = (struct vhk_frontend){ .ops = &vhk_vd_ops, .options = *o, .info.size = sizeof(v->f.info),
-                                      .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg },
+                                      .log = { o->log, o->log_arg, NULL }, .trace = { o->trace, o->trace_arg, NULL },
                                       .error = { .rule = "frontend.ok", .text = "nothing has failed" } };
+        v->f.log.limit = &v->f.log_limit;
         v->fd = o->has_fd ? o->fd : -1;
         v->epoll_fd = v->config_fd = -1;
         if (o->has_fd)

@@ -532,8 +532,9 @@ static struct vhk_vhost *make(const struct vhk_vhost_kind *kind, const char *spe
         if (!v)
                 return NULL;
         v->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(v->f.info), .virtio_id = kind->virtio_id, .iova_last = UINT64_MAX },
-                .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
+                .log = { o->log, o->log_arg, NULL }, .trace = { o->trace, o->trace_arg, NULL }, .busy = true };
         v->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
+        v->f.log.limit = &v->f.log_limit;
         v->kind = kind;
         v->fd = o->has_fd ? o->fd : -1;
         v->epoll_fd = -1;

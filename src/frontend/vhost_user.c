@@ -556,7 +556,8 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
         if (!u)
                 return NULL;
         u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id, .iova_last = UINT64_MAX },
-                .log = { o->log, o->log_arg }, .trace = { o->trace, o->trace_arg }, .busy = true };
+                .log = { o->log, o->log_arg, NULL }, .trace = { o->trace, o->trace_arg, NULL }, .busy = true };
+        u->f.log.limit = &u->f.log_limit;
         u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = u->log_fd = -1;
         u->display.conn.fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };

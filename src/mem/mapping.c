@@ -6,8 +6,9 @@
  * begins at the huge page below and ends with the huge page above; the wanted part lies inside. Files of other types
  * than regular (memfd, tmpfs and hugetlbfs files are regular) have no size to check against and are refused from a peer.
  *
- * Every mapping is in the SIGBUS registry (sigbus.c) unless its file is sealed against shrinking. hugetlbfs raises
- * SIGBUS also when the pool is empty, so there the seal does not help.
+ * Every mapping is in the SIGBUS registry (sigbus.c), also one whose file is sealed against shrinking: the file may have shrunk
+ * before it was sealed, hugetlbfs raises SIGBUS when its pool is empty, and a front-end that migrates by postcopy can poison
+ * pages (UFFDIO_POISON).
  */
 #include "mem/mapping.h"
 
@@ -59,18 +60,12 @@ int vhk_mapping_check(int fd, uint64_t offset, uint64_t len, struct stat *ret_st
 }
 
 /* What mmap(2) and munmap(2) of this file count in; 0 with errno if nobody knows. */
-static size_t page_size_of(int fd, bool *ret_is_huge) {
+static size_t page_size_of(int fd) {
         struct statfs fs;
 
         if (fstatfs(fd, &fs) < 0)
                 return 0;
-        *ret_is_huge = fs.f_type == HUGETLBFS_MAGIC;
-        return *ret_is_huge ? (size_t)fs.f_bsize : (size_t)sysconf(_SC_PAGESIZE);
-}
-
-static bool cannot_shrink(int fd, bool is_huge) {
-        int seals = is_huge ? -1 : fcntl(fd, F_GET_SEALS);
-        return seals >= 0 && (seals & F_SEAL_SHRINK);
+        return fs.f_type == HUGETLBFS_MAGIC ? (size_t)fs.f_bsize : (size_t)sysconf(_SC_PAGESIZE);
 }
 
 static void mapping_free(struct vhk_mapping *m) {
@@ -99,7 +94,7 @@ static bool round_to_pages(uint64_t offset, uint64_t len, size_t page, uint64_t 
         return !vhk_add_overflows(end - start, (uint64_t)0, ret_size);
 }
 
-static int map_pages(struct vhk_mapping *m, int fd, int prot, bool is_huge) {
+static int map_pages(struct vhk_mapping *m, int fd, int prot) {
         uint64_t start;
 
         if (!round_to_pages(m->fd_offset, m->len, m->page, &start, &m->size))
@@ -113,19 +108,18 @@ static int map_pages(struct vhk_mapping *m, int fd, int prot, bool is_huge) {
         /* hints, and no harm without them: a child has no business in guest memory, nor has a core file */
         madvise(p, m->size, MADV_DONTFORK);
         madvise(p, m->size, MADV_DONTDUMP);
-        return cannot_shrink(fd, is_huge) ? 0 : vhk_sigbus_add(p, m->size, m->page, &m->bad, &m->slot);
+        return vhk_sigbus_add(p, m->size, m->page, &m->bad, &m->slot);
 }
 
 static int mapping_new(int fd, const struct stat *st, uint64_t offset, uint64_t len, int prot, struct vhk_mapping **ret_m,
                        struct vhk_error *ret_e) {
         VHK_CLEANUP(mapping_freep) struct vhk_mapping *m = calloc(1, sizeof(*m));
-        bool is_huge;
         int k = -ENOMEM;
 
         if (m) {
                 *m = (struct vhk_mapping){ .refs = 1, .fd_offset = offset, .len = len, .dev = st->st_dev, .ino = st->st_ino };
-                m->page = page_size_of(fd, &is_huge);
-                k = m->page ? map_pages(m, fd, prot, is_huge) : vhk_errno();
+                m->page = page_size_of(fd);
+                k = m->page ? map_pages(m, fd, prot) : vhk_errno();
         }
         if (k < 0)
                 return vhk_error_set(ret_e, k, "mem.map", "mapping 0x%llx bytes at file offset 0x%llx: %s", U(len),

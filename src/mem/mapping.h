@@ -19,7 +19,7 @@ struct vhk_mapping {
         uint64_t fd_offset, len;        /* the wanted part */
         dev_t dev;                      /* the file; it cannot vanish and its inode number be reused while it is mapped */
         ino_t ino;
-        struct vhk_sigbus_slot *slot;   /* NULL: sealed against shrinking, exempt */
+        struct vhk_sigbus_slot *slot;
 };
 
 /* Is [offset, offset + len) of @fd something that can be mapped? Fills *ret_st. Rules mem.size-zero, mem.offset-align,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The process-wide registry of memory that a peer may truncate under us: the only global state of the library, for a
- * signal has only one handler.
+ * The process-wide registry of memory that a peer may truncate, or poison, under us; and the handler of SIGBUS for programs
+ * that have none. The state is global because a signal has one handler per process.
  *
  * The handler looks without a lock. Slots live for ever (chunks are only appended) and are reused; each has a sequence
  * number, odd while it is written. The handler skips a slot that is being written or changed while it was read: that
@@ -126,12 +126,18 @@ static bool put_zeroes(uintptr_t start, size_t size) {
                MAP_FAILED;
 }
 
+/* BUS_ADRERR: past the end of the file. BUS_MCEERR_AR: the touched page is poisoned, by UFFDIO_POISON of a front-end or because
+ * the hardware lost it. Not BUS_MCEERR_AO, which tells of a page that was not touched. */
+static bool is_peers_fault(const siginfo_t *si) {
+        return si->si_signo == SIGBUS && (si->si_code == BUS_ADRERR || si->si_code == BUS_MCEERR_AR);
+}
+
 VHK_API int vhk_sigbus_try(const void *siginfo) {
         const siginfo_t *si = siginfo;
         struct found f;
         int saved_errno = errno;
 
-        if (si->si_signo != SIGBUS || si->si_code != BUS_ADRERR || !find((uintptr_t)si->si_addr, &f))
+        if (!is_peers_fault(si) || !find((uintptr_t)si->si_addr, &f))
                 return 0;
         vhk_store_release(f.bad, 1);
         __atomic_fetch_add(&n_faults, 1, __ATOMIC_RELEASE);
@@ -140,4 +146,36 @@ VHK_API int vhk_sigbus_try(const void *siginfo) {
         bool ok = put_zeroes(addr, f.page) || put_zeroes(f.base, f.size);
         errno = saved_errno;
         return ok;
+}
+
+/* ---- for programs without a handler of their own ---- */
+
+static bool is_installed;               /* under the lock */
+static struct sigaction previous;       /* set before the handler is installed */
+
+static void on_sigbus(int signo, siginfo_t *si, void *context) {
+        if (vhk_sigbus_try(si))
+                return;
+        if (previous.sa_flags & SA_SIGINFO) {
+                previous.sa_sigaction(signo, si, context);
+        } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+                previous.sa_handler(signo);
+        } else {
+                signal(SIGBUS, SIG_DFL);
+                raise(SIGBUS);          /* delivered as the handler returns */
+        }
+}
+
+VHK_API int vhk_sigbus_install(void) {
+        struct sigaction sa = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+        int ret = 0;
+
+        pthread_mutex_lock(&lock);
+        if (!is_installed) {
+                if (sigaction(SIGBUS, NULL, &previous) < 0 || sigaction(SIGBUS, &sa, NULL) < 0)
+                        ret = vhk_errno();
+                is_installed = ret == 0;
+        }
+        pthread_mutex_unlock(&lock);
+        return ret;
 }

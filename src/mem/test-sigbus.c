@@ -4,11 +4,25 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "base/test.h"
+#include "mem/fault.h"
 #include "mem/mapping.h"
 #include "mem/mem.h"
+
+#ifndef UFFDIO_POISON                   /* Linux 6.6 */
+struct uffdio_poison {
+        struct uffdio_range range;
+        uint64_t mode;
+        int64_t updated;
+};
+#define UFFDIO_POISON _IOWR(0xAA, 0x08, struct uffdio_poison)
+#endif
 
 #define PAGE ((uint64_t)4096)
 #define N_PAGES 4u
@@ -102,18 +116,112 @@ TEST(a_snapshot_that_takes_over_a_bad_mapping_is_bad) {
         close(second);
 }
 
-TEST(sealed_memory_is_exempt) {
+/* The peer truncates and seals between the check of the size and the mapping. */
+TEST(a_file_that_is_truncated_and_sealed_before_it_is_mapped_is_guarded) {
         int fd = new_memfd();
-        CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW), 0);
-        struct vhk_memmap *m = map_of(fd);
-        CHECK(m->regs[0].mapping->slot);                /* growing does not matter */
-        vhk_memmap_unref(m);
+        struct vhk_mapping *mapping;
+        struct stat st;
+
+        guard();
+        CHECK_OK(vhk_mapping_check(fd, 0, N_PAGES * PAGE, &st, NULL));
+        CHECK_EQ(ftruncate(fd, 0), 0);
+        CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+        CHECK_OK(vhk_mapping_new(fd, &st, 0, N_PAGES * PAGE, &mapping, NULL));
+        CHECK_EQ(*(volatile uint8_t *)mapping->host, 0);
+        CHECK_EQ(n_calls, 1);
+        CHECK(vhk_mapping_is_bad(mapping));
+        vhk_mapping_unref(mapping);
+        close(fd);
+}
+
+TEST(a_page_that_the_front_end_poisons_under_postcopy_reads_as_zeroes) {
+        int fd = new_memfd(), faults;
+        struct vhk_error e = { .text = "" };
+        uint32_t seen = 0;
+
+        guard();
         CHECK_EQ(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
-        m = map_of(fd);
-        CHECK(!m->regs[0].mapping->slot);
-        CHECK_EQ(ftruncate(fd, 0), -1);
+        struct vhk_memmap *m = map_of(fd);
+        if (vhk_fault_open(&faults, &e) < 0)
+                SKIP("cannot: no userfaultfd for shared memory here");
+        CHECK_OK(vhk_fault_prepare(m, &e));
+        CHECK_OK(vhk_fault_register(faults, m, &e));
+        struct uffdio_poison poison = { .range = { (uintptr_t)m->regs[0].host + PAGE, PAGE } };
+        if (ioctl(faults, UFFDIO_POISON, &poison) < 0)
+                SKIP("cannot: a kernel without UFFDIO_POISON");
+        CHECK_EQ(((volatile uint8_t *)m->regs[0].host)[PAGE + 5], 0);
+        CHECK_EQ(n_calls, 1);
+        CHECK(vhk_memmap_is_bad(m, &seen));
+        close(faults);
         vhk_memmap_unref(m);
         close(fd);
+}
+
+/* ---- vhk_sigbus_install(), in a child: a handler cannot be taken back ---- */
+
+static int status_of(void (*fn)(void)) {
+        int status;
+        pid_t pid = fork();
+
+        if (pid == 0) {
+                alarm(20);
+                setrlimit(RLIMIT_CORE, &(struct rlimit){ 0 });
+                fn();
+                _exit(0);
+        }
+        CHECK_EQ(waitpid(pid, &status, 0), pid);
+        return status;
+}
+
+static void touch_truncated(void) {
+        int fd = new_memfd();
+        struct vhk_memmap *m = map_of(fd);
+
+        CHECK_EQ(ftruncate(fd, 0), 0);
+        if (*(volatile uint8_t *)m->regs[0].host != 0)
+                _exit(1);
+}
+
+static void touch_own(void) {
+        int fd = new_memfd();
+        volatile uint8_t *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+
+        CHECK_EQ(ftruncate(fd, 0), 0);
+        (void)p[0];
+}
+
+static void installed_without_a_handler(void) {
+        signal(SIGBUS, SIG_DFL);
+        CHECK_OK(vhk_sigbus_install());
+        CHECK_OK(vhk_sigbus_install());
+        touch_truncated();
+        touch_own();
+}
+
+static void exit_42(int signo) {
+        _exit(42);
+}
+
+static void installed_over_a_handler(void) {
+        signal(SIGBUS, exit_42);
+        CHECK_OK(vhk_sigbus_install());
+        touch_truncated();
+        touch_own();
+}
+
+static void not_installed(void) {
+        signal(SIGBUS, SIG_DFL);
+        touch_truncated();
+}
+
+TEST(an_installed_handler_takes_what_a_peer_did_and_leaves_the_rest) {
+        int status = status_of(not_installed);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+        status = status_of(installed_without_a_handler);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+        status = status_of(installed_over_a_handler);
+        CHECK(WIFEXITED(status));
+        CHECK_EQ(WEXITSTATUS(status), 42);
 }
 
 TEST(what_is_not_ours_is_left_to_the_program) {

@@ -3,15 +3,16 @@
  * Where the sockets come from: paths, listeners, connections, inherited descriptors. Control's thread.
  *
  * A socket file outlives its process, so a listener replaces one that nobody listens on, and nothing else. Asking
- * ("does connect(2) get through?"), unlinking and binding are three steps; between processes of this library they are
- * made one by flock(2) on the directory, which leaves no litter behind. Under that lock a socket is also never seen
- * bound and not yet listening. A program that does not take the lock can still lose to us in the instant between the
+ * ("does connect(2) get through?"), unlinking and binding are three steps; between processes of this library and this user they
+ * are made one by flock(2) on a file PATH.lock, which only its owner can open, and which is removed before it is unlocked.
+ * Under that lock a socket is also never seen bound and not yet listening. A program that does not take the lock can still lose to us in the instant between the
  * last look at the file and its unlink(2), as with every such scheme; what is unlinked must be the very file that was
  * asked. Closing is the same: the file goes, under the lock and while the inode cannot be reused, if it is still ours.
  */
 #include "sock/sock.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -96,22 +97,47 @@ static uint64_t now_ns(void) {
         return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* -1 if the directory cannot be read or somebody keeps it locked for a second: then we go on without. */
-static int lock_directory(const char *path) {
-        char dir[108];
+/* ---- the lock of a path ---- */
 
-        directory_of(path, dir);
-        VHK_AUTOCLOSE int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return -1;
+struct path_lock {
+        char name[120];                 /* of the lock file */
+        int fd;                         /* -1: not locked */
+};
+
+/* A descriptor; -EAGAIN: another process of this user has it, or has just removed it; another error: there is none to be had. */
+static int lock_once(const char *name) {
+        struct stat st, named;
+
+        VHK_AUTOCLOSE int fd = open(name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return vhk_errno();
+        if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 077))
+                return -EPERM;          /* others could open it, and keep it locked */
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+                return errno == EWOULDBLOCK || errno == EINTR ? -EAGAIN : vhk_errno();
+        if (lstat(name, &named) < 0 || named.st_dev != st.st_dev || named.st_ino != st.st_ino)
+                return -EAGAIN;
+        return VHK_STEAL_FD(fd);
+}
+
+/* Without the lock after a second, or where no file can be made: then we go on without. */
+static struct path_lock lock_path(const char *path) {
+        struct path_lock lock = { .fd = -1 };
+
+        snprintf(lock.name, sizeof(lock.name), "%s.lock", path);
         for (int i = 0; i < LOCK_TRIES; i++) {
-                if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-                        return VHK_STEAL_FD(fd);
-                if (errno != EWOULDBLOCK && errno != EINTR)
-                        return -1;
+                lock.fd = lock_once(lock.name);
+                if (lock.fd != -EAGAIN)
+                        break;
                 sleep_ns(10000000);
         }
-        return -1;
+        return lock;
+}
+
+static void unlock_path(struct path_lock *lock) {
+        if (lock->fd >= 0)
+                unlink(lock->name);     /* while it is locked: it is the one that we made or found */
+        vhk_close(&lock->fd);
 }
 
 static int connect_once(const char *path) {
@@ -187,7 +213,7 @@ int vhk_listener_open(const char *path, struct vhk_listener *ret_l, struct vhk_e
         if (k < 0)
                 return k;
         struct sockaddr_un a = address_of(path);
-        VHK_AUTOCLOSE VHK_UNUSED int lock = lock_directory(path);
+        VHK_CLEANUP(unlock_path) VHK_UNUSED struct path_lock lock = lock_path(path);
         k = make_way(path, ret_e);
         if (k < 0)
                 return k;
@@ -213,7 +239,7 @@ void vhk_listener_close(struct vhk_listener *l) {
         struct stat st;
 
         if (l->path[0] && l->fd >= 0) {
-                VHK_AUTOCLOSE VHK_UNUSED int lock = lock_directory(l->path);
+                VHK_CLEANUP(unlock_path) VHK_UNUSED struct path_lock lock = lock_path(l->path);
                 if (lstat(l->path, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_dev == l->dev && st.st_ino == l->ino)
                         unlink(l->path);
         }

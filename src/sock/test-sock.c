@@ -4,14 +4,23 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
 #include "sock/sock.h"
 
 static char dir[64], path[108];
+static unsigned n_sleeps;
+
+/* Instead of libc's: how often does the library wait? */
+int nanosleep(const struct timespec *t, struct timespec *left) {
+        n_sleeps++;
+        return clock_nanosleep(CLOCK_MONOTONIC, 0, t, left) ? -1 : 0;
+}
 
 static void enter(void) {
         strcpy(dir, "/tmp/vhk-test-sock.XXXXXX");
@@ -314,4 +323,39 @@ TEST(inherited_descriptors_are_told_apart) {
         CHECK_EQ(vhk_sock_classify(s[0], &e), -ENOTCONN);
         CHECK(strstr(e.text, "neither"));
         close(s[0]);
+}
+
+/* Any user who can open the folder can lock it, and any lock on a file of somebody else's is ignored. */
+TEST(a_lock_of_another_process_on_the_folder_delays_nothing) {
+        struct vhk_listener l = { .fd = -1 };
+        struct vhk_error e;
+
+        enter();
+        int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        CHECK_OK(flock(fd, LOCK_EX));
+        n_sleeps = 0;
+        CHECK_OK(vhk_listener_open(path, &l, &e));
+        vhk_listener_close(&l);
+        CHECK_EQ(n_sleeps, 0);
+        close(fd);
+        leave();
+}
+
+TEST(a_lock_file_that_others_can_open_is_ignored) {
+        struct vhk_listener l = { .fd = -1 };
+        struct vhk_error e;
+        char name[128];
+
+        enter();
+        snprintf(name, sizeof(name), "%s.lock", path);
+        int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        CHECK_OK(fchmod(fd, 0644));
+        CHECK_OK(flock(fd, LOCK_EX));
+        n_sleeps = 0;
+        CHECK_OK(vhk_listener_open(path, &l, &e));
+        vhk_listener_close(&l);
+        CHECK_EQ(n_sleeps, 0);
+        close(fd);
+        unlink(name);
+        leave();
 }
