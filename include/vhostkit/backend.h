@@ -65,6 +65,9 @@ struct vhk_vduse_options {
  * @features_offer: virtio feature bits to offer besides the device's: ACCESS_PLATFORM (33: all addresses go through the
  *      front-end's IOMMU) and no other. Only when asked for, since some front-ends acknowledge it and know nothing of it
  * @limit_ns: time limit for a drain or a memory change to end; 0: 30 s (VDUSE: 20 s, for the kernel gives up on the device after 30)
+ * @any_file_system: 1: take memory in files of any file system. By default only those of memfd, tmpfs, hugetlbfs, ramfs, ext2 to ext4,
+ *      xfs, btrfs, f2fs, bcachefs and zfs: a file of FUSE, NFS or another server is refused (mem.file-system), because a server
+ *      that does not answer holds up control and rings for ever
  * @vduse: with "vduse:NAME"; NULL: as if all of it were zero
  * @on_event: may be NULL
  * @log: may be NULL
@@ -85,6 +88,7 @@ struct vhk_backend_options {
         void *log_arg;
         vhk_log_fn trace;
         void *trace_arg;
+        int any_file_system;
 };
 
 /**

@@ -38,7 +38,7 @@ struct vhk_option {
  * @summary: one line for --help
  * @capabilities: strings for --print-capabilities, NULL-terminated
  * @options: its own options, behind the common ones (--socket-path, --fd, --vduse, --num-queues, --queue-size, --threads, --poll-us,
- *           --print-capabilities, --help, --version)
+ *           --postcopy, --iommu, --any-file-system, --print-capabilities, --help, --version)
  * @state_size: bytes of state: zeroed; filled by @options; the device's state as well
  * @open: options are parsed: open files, check, adjust the device: returns 0 or a negative errno with the story.
  *        *ops is a copy: n_queues and queue_size_max are what the command line says, else the default, never more than in

@@ -50,7 +50,9 @@ int vhk_on_SET_INFLIGHT_FD(struct vhk_backend *b, const struct vhk_p_inflight *p
         if (p->mmap_size < inflight_bytes(p->num_queues, p->queue_size))
                 return vhk_refuse(b, -EINVAL, "inflight.size", "a record of %llu bytes does not hold %u rings of %u entries",
                                   (unsigned long long)p->mmap_size, p->num_queues, p->queue_size);
-        int k = vhk_area_map(c->fds[0], p->mmap_offset, p->mmap_size, &m, &b->story);
+        int k = vhk_memory_check_file(b, c->fds[0]);
+        if (k == 0)
+                k = vhk_area_map(c->fds[0], p->mmap_offset, p->mmap_size, &m, &b->story);
         if (k < 0)
                 return k;
         vhk_mapping_unref(a->mapping);

@@ -91,7 +91,9 @@ int vhk_on_SET_LOG_BASE(struct vhk_backend *b, const struct vhk_p_log *p, struct
         struct vhk_session *s = &b->session;
         struct vhk_dirty *new, *old = s->log;
 
-        int k = vhk_dirty_new(c->fds[0], p->mmap_offset, p->mmap_size, &new, &b->story);
+        int k = vhk_memory_check_file(b, c->fds[0]);
+        if (k == 0)
+                k = vhk_dirty_new(c->fds[0], p->mmap_offset, p->mmap_size, &new, &b->story);
         if (k < 0)
                 return k;
         bool covers = vhk_dirty_covers_all(new, s->mem);

@@ -30,6 +30,21 @@ static int check_xen(struct vhk_backend *b, const void *payload, unsigned i) {
                           r.xen_flags & VHK_XEN_GRANT ? "granted" : "foreign", r.xen_domid);
 }
 
+int vhk_memory_check_file(struct vhk_backend *b, int fd) {
+        if (b->o.any_file_system)
+                return 0;
+        int kind = vhk_peer_kind(fd);
+        if (kind < 0)
+                return vhk_refuse(b, kind, "mem.fd", "the descriptor of a memory region cannot be examined: %s", strerror(-kind));
+        if (kind != VHK_PEER_FILE)
+                return vhk_refuse(b, -EINVAL, "mem.file-type", "the descriptor of a memory region is no regular file; expected memfd, tmpfs or "
+                                  "hugetlbfs");
+        if (!vhk_peer_file_is_local(fd))
+                return vhk_refuse(b, -EINVAL, "mem.file-system", "the descriptor of a memory region is a file of a file system that may not answer; "
+                                  "expected memfd, tmpfs, hugetlbfs or a local disk");
+        return 0;
+}
+
 /* Publishes the session's memory to ring @i. If its own areas are gone it is broken first. */
 static int give_memory(struct vhk_backend *b, unsigned i, enum vhk_ring_wait wait) {
         struct vhk_ring_config areas = { .stalled = false };
@@ -106,6 +121,8 @@ int vhk_memory_table(struct vhk_backend *b, const struct vhk_p_mem_regions *p, s
 
         for (unsigned i = 0; i < p->n_regions; i++) {
                 int k = check_xen(b, p, i);
+                if (k == 0)
+                        k = vhk_memory_check_file(b, c->fds[i]);
                 if (k < 0)
                         return k;
                 d[i] = describe(b, p, i, c->fds[i]);
@@ -125,6 +142,8 @@ int vhk_on_ADD_MEM_REG(struct vhk_backend *b, const struct vhk_p_mem_region_sing
         struct vhk_memmap *new;
 
         int k = check_xen(b, p, 0);
+        if (k == 0)
+                k = vhk_memory_check_file(b, c->fds[0]);
         if (k == 0)
                 k = vhk_memmap_add(b->session.mem, &d, &new, &b->story);
         if (k == 1)                     /* it is there already */

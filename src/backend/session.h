@@ -283,6 +283,8 @@ bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring
 void vhk_ring_forget(struct vhk_ring_value *r);
 /* Control has found a reason: the ring is BROKEN. */
 void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule);
+/* May the front-end's @fd be mapped: a file whose file system answers? Without asking it. Or a refusal */
+int vhk_memory_check_file(struct vhk_backend *b, int fd);
 /* Takes *@fd as a notification descriptor, if it can be one. -EINVAL */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
 /* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. With

@@ -156,6 +156,7 @@ static void stopped(struct vhk_backend *b) {
 
 static int begin(struct vhk_backend *b, int fd) {
         int k = vhk_conn_init(&b->conn, fd);
+        b->conn.in.leaves_files = !b->o.any_file_system;
         if (k >= 0)
                 k = vhk_worker_watch(b->o.control, b->conn.fd, EPOLLIN, on_connection, b, &b->conn_watch);
         if (k < 0) {

@@ -23,7 +23,7 @@ int vhk_fdref_new(int fd, struct vhk_fdref **ret_r) {
                 *ret_r = NULL;
                 return 0;
         }
-        VHK_AUTOCLOSE int owned = fd;
+        VHK_CLEANUP(vhk_peer_close) int owned = fd;
         int k = vhk_peer_kind(fd);
         if (k == VHK_PEER_FILE || k == VHK_PEER_OTHER)
                 return -EINVAL;

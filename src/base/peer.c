@@ -24,7 +24,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -55,6 +54,72 @@ int vhk_peer_kind(int fd) {
         default:
                 return VHK_PEER_OTHER;
         }
+}
+
+/* ---- files ---- */
+
+int vhk_peer_stat(int fd, struct stat *ret_st) {
+        struct statx sx;
+
+        if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE | STATX_MODE | STATX_SIZE, &sx) < 0)
+                return vhk_errno();
+        *ret_st = (struct stat){ .st_mode = sx.stx_mode, .st_size = (off_t)sx.stx_size };
+        return 0;
+}
+
+static bool is_local_type(const char *type) {
+        static const char *const local[] = {
+                "tmpfs", "hugetlbfs", "ramfs", "devtmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs",
+        };
+
+        for (size_t i = 0; i < VHK_N(local); i++)
+                if (!strcmp(type, local[i]))
+                        return true;
+        return false;
+}
+
+/* "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS" (proc_pid_mountinfo(5)) */
+static bool is_line_local(const char *line) {
+        const char *rest = strstr(line, " - ");
+        char type[32];
+
+        return rest && sscanf(rest, " - %31s", type) == 1 && is_local_type(type);
+}
+
+/* A mount of another namespace is not listed: not known. */
+static bool is_mount_local(uint64_t id) {
+        VHK_AUTOFREE char *line = NULL;
+        bool found = false, local = false;
+        size_t room = 0;
+
+        FILE *f = fopen("/proc/self/mountinfo", "re");
+        if (!f)
+                return false;
+        while (!found && getline(&line, &room, f) > 0) {
+                found = strtoull(line, NULL, 10) == id;
+                local = found && is_line_local(line);
+        }
+        fclose(f);
+        return local;
+}
+
+bool vhk_peer_file_is_local(int fd) {
+        struct statx sx;
+
+        if (fcntl(fd, F_GET_SEALS) >= 0)        /* memfd, tmpfs, hugetlbfs: no other file has seals */
+                return true;
+        if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_MNT_ID, &sx) < 0)
+                return false;
+        return (sx.stx_mask & STATX_MNT_ID) && is_mount_local(sx.stx_mnt_id);
+}
+
+void vhk_peer_close(int *fd) {
+        int e = errno;
+
+        if (*fd >= 0 && vhk_peer_kind(*fd) == VHK_PEER_FILE && !vhk_peer_file_is_local(*fd))
+                *fd = -1;
+        errno = e;
+        vhk_close(fd);
 }
 
 static bool is_ready(int fd, short events) {

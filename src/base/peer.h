@@ -12,6 +12,8 @@
  */
 #pragma once
 
+#include <sys/stat.h>
+
 #include "base/base.h"
 
 /* What a descriptor is, as far as the kernel knows without asking a server. */
@@ -25,6 +27,18 @@ enum vhk_peer_kind {
 
 /* enum vhk_peer_kind, or a negative errno */
 int vhk_peer_kind(int fd);
+
+/* st_mode and st_size, without asking a server: what it said before. A negative errno */
+int vhk_peer_stat(int fd, struct stat *ret_st);
+
+/* Is the file served from the memory or a local disk of this machine? 0: by a server that may not answer (FUSE, NFS, 9p, CIFS ...), or it is
+ * not known. The server is not asked. memfd, tmpfs and hugetlbfs say so themselves, ext2 to ext4, xfs, btrfs, f2fs, bcachefs, zfs
+ * and ramfs by the mount's type in /proc/self/mountinfo. */
+bool vhk_peer_file_is_local(int fd);
+
+/* Closes, but for a file that is not local: close(2) of one makes the server flush, and waits for it. Such a descriptor is left open
+ * for ever, which is the lesser evil. Always -1 afterwards. */
+void vhk_peer_close(int *fd);
 
 /* Adds 1 to an eventfd, or writes 8 bytes to a pipe or socket. A full one has been notified already: 0. -EPIPE: the reader of a
  * pipe or socket has gone (never a SIGPIPE); -EBADF, -EINVAL. One system call for an eventfd. */

@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "base/fd.h"
+#include "base/test-silent-file.h"
 
 #define LIMIT_S 20
 
@@ -231,4 +232,32 @@ TEST(kinds_of_descriptors) {
                 close(p[i]);
                 close(s[i]);
         }
+}
+
+TEST(a_file_whose_server_does_not_answer_is_examined_and_left_without_asking) {
+        struct silent_file silent;
+        struct stat st;
+
+        const char *why = silent_file_open(&silent);
+        if (why)
+                SKIP(why);
+        alarm(LIMIT_S);
+        int copy = fcntl(silent.fd, F_DUPFD_CLOEXEC, 0);
+        CHECK_EQ(vhk_peer_kind(silent.fd), VHK_PEER_FILE);
+        CHECK(!vhk_peer_file_is_local(silent.fd));
+        CHECK_OK(vhk_peer_stat(silent.fd, &st));
+        CHECK_EQ(st.st_size, SILENT_FILE_BYTES);
+        vhk_peer_close(&copy);
+        CHECK_EQ(copy, -1);
+        silent_file_close(&silent);
+        alarm(0);
+}
+
+TEST(files_in_memory_are_local) {
+        int fd = memfd_create("x", MFD_CLOEXEC), copy = fcntl(fd, F_DUPFD_CLOEXEC, 0), number = copy;
+
+        CHECK(vhk_peer_file_is_local(fd));
+        vhk_peer_close(&copy);
+        CHECK_EQ(fcntl(number, F_GETFD), -1);
+        close(fd);
 }

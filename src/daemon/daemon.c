@@ -42,7 +42,7 @@
 struct dmn_options {
         const char *socket_path, *vduse, *vduse_record, *offer, *no_offer;
         uint64_t fd, n_queues, queue_size, threads, poll_us;
-        int postcopy, iommu, print_capabilities, help, version;
+        int postcopy, iommu, any_file_system, print_capabilities, help, version;
 };
 
 struct dmn {
@@ -75,7 +75,7 @@ static int dmn_fail(const char *text) {
 
 enum {
         DMN_SOCKET_PATH, DMN_FD, DMN_VDUSE, DMN_VDUSE_RECORD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU,
-        DMN_OFFER, DMN_NO_OFFER, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS,
+        DMN_ANY_FILE_SYSTEM,        DMN_OFFER, DMN_NO_OFFER, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS,
 };
 
 static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
@@ -99,6 +99,8 @@ static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
                            "offer postcopy migration instead of memory slots" },
         [DMN_IOMMU] = { "iommu", VHK_OPTION_FLAG, offsetof(struct dmn_options, iommu), NULL,
                         "offer to work with the front-end's IOMMU (VIRTIO_F_ACCESS_PLATFORM)" },
+        [DMN_ANY_FILE_SYSTEM] = { "any-file-system", VHK_OPTION_FLAG, offsetof(struct dmn_options, any_file_system), NULL,
+                                  "take guest memory in files of FUSE, NFS and other servers too, which may not answer" },
         [DMN_OFFER] = { "offer", VHK_OPTION_STRING, offsetof(struct dmn_options, offer), "NAME,...",
                         "offer these protocol features as well (INBAND_NOTIFICATIONS ...)" },
         [DMN_NO_OFFER] = { "no-offer", VHK_OPTION_STRING, offsetof(struct dmn_options, no_offer), "NAME,...",
@@ -386,6 +388,7 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
                 .protocol_no_offer = d->no_offer,
                 .features_offer = d->options.iommu ? DMN_ACCESS_PLATFORM : 0,
                 .log = vhk_daemon_log,
+                .any_file_system = d->options.any_file_system,
                 .trace = trace && *trace && strcmp(trace, "0") ? dmn_trace : NULL,
         };
         void *dev = d->program->get_device ? d->program->get_device(d->state) : d->state;

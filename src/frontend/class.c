@@ -5,6 +5,7 @@
  */
 #include <sys/stat.h>
 
+#include "base/peer.h"
 #include "frontend/vhost_user.h"
 
 static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
@@ -83,7 +84,7 @@ int vhk_vu_set_notifier(struct vhk_vhost_user *u, const struct vhk_p_vring_area 
         if (p->len != page || p->offset % page)
                 return vhk_error_set(ret_e, -EINVAL, "notifier.page", "ring %u: %llu bytes at %llu are not one page", i, (unsigned long long)p->len,
                                      (unsigned long long)p->offset);
-        if (fstat(fd, &st) < 0 || (S_ISREG(st.st_mode) && !vhk_range_within(p->offset, p->len, (uint64_t)st.st_size)))
+        if (vhk_peer_stat(fd, &st) < 0 || (S_ISREG(st.st_mode) && !vhk_range_within(p->offset, p->len, (uint64_t)st.st_size)))
                 return vhk_error_set(ret_e, -EINVAL, "notifier.size", "ring %u: its page is behind the end of the file", i);
         int k = u->f.options.on_notifier(u->f.options.event_arg, i, fd, p->offset);
         u->has_notifier[i] = k >= 0;

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "base/peer.h"
 #include "frontend/vhost_user.h"
 
 #define U(x) ((unsigned long long)(x))
@@ -79,15 +80,16 @@ static int check_fd(const struct vhk_p_mmap *p, int fd, struct vhk_error *ret_e)
         struct stat st;
         int mode = fcntl(fd, F_GETFL);
 
-        if (mode < 0 || fstat(fd, &st) < 0)
-                return vhk_error_set(ret_e, vhk_errno(), "shmem.fd", "a mapping's descriptor: %s", strerror(errno));
+        int k = mode < 0 ? vhk_errno() : vhk_peer_stat(fd, &st);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "shmem.fd", "a mapping's descriptor: %s", strerror(-k));
         if (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) || S_ISBLK(st.st_mode) || (mode & O_PATH))
                 return vhk_error_set(ret_e, -EINVAL, "shmem.fd-type", "a mapping's descriptor is nothing that can be mapped");
         if ((mode & O_ACCMODE) == O_WRONLY || ((p->flags & VHK_MMAP_RW) && (mode & O_ACCMODE) != O_RDWR))
                 return vhk_error_set(ret_e, -EACCES, "shmem.fd-access", "a mapping's descriptor is not open for what the mapping allows");
         if (S_ISCHR(st.st_mode))
                 return 0;
-        off_t size = lseek(fd, 0, SEEK_END);
+        off_t size = S_ISREG(st.st_mode) ? st.st_size : lseek(fd, 0, SEEK_END);        /* of a file, its server would be asked */
         if (size < 0 || !vhk_range_within(p->fd_offset, p->len, (uint64_t)size))
                 return vhk_error_set(ret_e, -EINVAL, "shmem.beyond-file", "0x%llx bytes at 0x%llx of a descriptor of %lld bytes", U(p->len), U(p->fd_offset),
                                      (long long)size);

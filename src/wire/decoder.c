@@ -7,6 +7,8 @@
  */
 #include "wire/wire.h"
 
+#include "base/peer.h"
+
 int vhk_decoder_init(struct vhk_decoder *d) {
         uint8_t *payload = calloc(1, VHK_MAX_PAYLOAD);
 
@@ -41,6 +43,13 @@ void *vhk_decoder_space(struct vhk_decoder *d) {
         return d->have < VHK_HDR_SIZE ? d->hdr + d->have : d->payload + (d->have - VHK_HDR_SIZE);
 }
 
+static void close_fd(const struct vhk_decoder *d, int *fd) {
+        if (d->leaves_files)
+                vhk_peer_close(fd);
+        else
+                vhk_close(fd);
+}
+
 /* Descriptors come with the first byte of a message; elsewhere, or too many, they are closed and remembered as surplus. */
 static void take_fds(struct vhk_decoder *d, bool first, const int *fds, unsigned n_fds) {
         for (unsigned i = 0; i < n_fds; i++) {
@@ -49,7 +58,7 @@ static void take_fds(struct vhk_decoder *d, bool first, const int *fds, unsigned
                         continue;
                 }
                 d->surplus_fds = true;
-                vhk_close(&(int){ fds[i] });
+                close_fd(d, &(int){ fds[i] });
         }
 }
 
@@ -81,7 +90,7 @@ bool vhk_decoder_complete(const struct vhk_decoder *d) {
 
 void vhk_decoder_next(struct vhk_decoder *d) {
         for (unsigned i = 0; i < d->n_fds; i++)
-                vhk_close(&d->fds[i]);
+                close_fd(d, &d->fds[i]);
         if (d->have > VHK_HDR_SIZE && d->room == VHK_MAX_PAYLOAD)
                 memset(d->payload, 0, d->have - VHK_HDR_SIZE);
         d->n_fds = 0;

@@ -100,6 +100,7 @@ struct vhk_decoder {
         int fds[VHK_MAX_FDS];
         uint8_t n_fds;
         bool surplus_fds;                               /* more descriptors than any message may have: they were closed */
+        bool leaves_files;                              /* set by the owner: descriptors are closed with vhk_peer_close() */
 };
 int vhk_decoder_init(struct vhk_decoder *d);
 void vhk_decoder_done(struct vhk_decoder *d);           /* closes what it holds */

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 
+#include "base/test-silent-file.h"
 #include "hostile.h"
 
 static void make_blocking(int fd) {
@@ -159,4 +160,35 @@ ROW(H74, "a flood of messages that are refused", "E") {
         snprintf(verdict, sizeof(verdict), "closed after %u refusals", n);
         come_with_ring();
         read_sector(0, 3);
+}
+
+ROW(H75, "memory, log, in-flight record, notifiers in a file whose file system does not answer (FUSE)", "E") {
+        struct vhk_p_mem_region_single one = { .region = { { GPA, 0x10000, (uint64_t)(uintptr_t)fe->mem, 0 } } };
+        struct vhk_p_mem_regions table = { .n_regions = 1, .regions = { { GPA, 0x10000, (uint64_t)(uintptr_t)fe->mem, 0 } } };
+        struct vhk_p_inflight record = { .mmap_size = 0x10000, .num_queues = 1, .queue_size = 16 };
+        struct vhk_p_log log = { .mmap_size = 0x10000 };
+        struct silent_file silent;
+
+        const char *why = silent_file_open(&silent);
+        if (why) {
+                snprintf(verdict, sizeof(verdict), "%s", why);
+                return;
+        }
+        come();
+        REFUSED(say(VHK_FE_ADD_MEM_REG, &one, sizeof(one), silent.fd), 0);
+        REFUSED(say(VHK_FE_SET_MEM_TABLE, &table, 40, silent.fd), 0);
+        if (offered_protocol & VHK_BIT(VHK_PF_INFLIGHT_SHMFD))
+                REFUSED(say(VHK_FE_SET_INFLIGHT_FD, &record, sizeof(record), silent.fd), 0);
+        if (offered_protocol & VHK_BIT(VHK_PF_LOG_SHMFD)) {
+                REFUSED(say(VHK_FE_SET_LOG_BASE, &log, sizeof(log), silent.fd), 0);
+                REFUSED(say(VHK_FE_SET_LOG_FD, NULL, 0, silent.fd), 0);
+        }
+        REFUSED(say_u64(VHK_FE_SET_VRING_CALL, 0, silent.fd), 0);
+        REFUSED(say_u64(VHK_FE_SET_VRING_KICK, 0, silent.fd), 0);
+        (void)send_and_see(VHK_FE_GET_FEATURES, VHK_HDR_VERSION, NULL, 0, 0, &silent.fd, 1);   /* one that is not wanted */
+        leave();
+        come_with_ring();
+        read_sector(0, 5);
+        leave();
+        silent_file_close(&silent);
 }
