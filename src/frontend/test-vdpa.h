@@ -38,7 +38,7 @@ struct fake_vdpa {
         uint32_t batch_asid, asid[FAKE_RINGS];
         uint8_t config[256];
         int config_call;
-        struct { uint32_t num, base; uint64_t desc, avail, used; int kick, call; bool ready; } rings[FAKE_RINGS];
+        struct { uint32_t num, base; uint64_t desc, avail, used; int kick, call, err; bool ready; } rings[FAKE_RINGS];
         struct { uint32_t asid; uint64_t iova, len, uva; uint8_t perm; bool known; } maps[FAKE_MAPS];
         unsigned n_maps, n_written;
         unsigned n_beyond;                      /* requests beyond a limit, unbalanced or with bytes that mean nothing */
@@ -221,7 +221,7 @@ static int fake_ring(unsigned long request, void *arg) {
                 return 0;
         case VHK_K_SET_VRING_KICK: fake.rings[s.index].kick = (int)s.num; return 0;
         case VHK_K_SET_VRING_CALL: fake.rings[s.index].call = (int)s.num; return 0;
-        case VHK_K_SET_VRING_ERR: return 0;
+        case VHK_K_SET_VRING_ERR: fake.rings[s.index].err = (int)s.num; return 0;
         case VHK_K_VDPA_SET_VRING_ENABLE:
                 fake_say("enable %u=%u", s.index, s.num);
                 fake.rings[s.index].ready = s.num;

@@ -136,7 +136,7 @@ TEST(what_is_not_there_has_a_name) {
         close(fd);
         options = (struct vhk_frontend_options){ .size = sizeof(options), .has_fd = 1, .fd = eventfd(0, EFD_CLOEXEC) };
         CHECK_EQ(vhk_frontend_open("vhost-net:", &options, &f, &err), -EPROTO);
-        CHECK_EQ(fcntl(options.fd, F_GETFD), -1);       /* it was ours */
+        CHECK_OK(close(options.fd));                    /* it is the library's on success only */
         CHECK_EQ(vhk_frontend_open("vhost-net:", &options, &f, &err), -EBADF);
         char long_spec[400] = "vhost-net:";
         memset(long_spec + strlen(long_spec), 'x', 300);
@@ -152,6 +152,8 @@ TEST(an_inherited_descriptor_may_have_its_owner) {
                 CHECK_EQ(vhk_frontend_open("vhost-net:", &options, &f, &err), foreign ? -EPERM : 0);
                 if (!foreign)
                         f = vhk_frontend_close(f);
+                else
+                        CHECK_OK(close(options.fd));
                 mock_done();
         }
 }
@@ -454,7 +456,6 @@ TEST(the_log_covers_what_is_lent) {
         CHECK_EQ(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, ram_gpa / 4096 / 8), -EINVAL);
         CHECK(story_has("does not cover"));
         CHECK_EQ(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, 1 << 20), -EINVAL);      /* beyond its end */
-        CHECK_EQ(vhk_frontend_set_log(f, -1, 0, 4096), -EBADF);
         CHECK_EQ(mock_count(VHOST_SET_LOG_BASE), 0);
         CHECK_OK(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, vhk_dirty_log_get_size(log)));
         *(uint8_t *)(uintptr_t)(mock.log_base + ram_gpa / 4096 / 8) = 1;        /* as the kernel would */
@@ -679,6 +680,8 @@ TEST(each_call_fails_once) {
                         mock.fail_errno = EIO;
                         int k = vhk_frontend_open(specs[kind], &options, &f, &err);
                         bool opened = k == 0;
+                        if (!opened)
+                                CHECK_OK(close(options.fd));
                         lend();
                         if (opened)
                                 k = session(kind);

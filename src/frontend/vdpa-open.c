@@ -196,11 +196,8 @@ void vhk_vd_close(struct vhk_frontend *f) {
 int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
         struct vhk_vd *v = calloc(1, sizeof(*v));
 
-        if (!v) {
-                if (o->has_fd)
-                        close(o->fd);
+        if (!v)
                 return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
-        }
         v->f = (struct vhk_frontend){ .ops = &vhk_vd_ops, .options = *o, .info.size = sizeof(v->f.info),
                                       .log = { o->log, o->log_arg, NULL }, .trace = { o->trace, o->trace_arg, NULL },
                                       .error = { .rule = "frontend.ok", .text = "nothing has failed" } };
@@ -215,6 +212,8 @@ int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, 
         else if (k == 0 && (k = get_to_know(v)) < 0)
                 vhk_error_set(ret_e, k, v->f.error.code ? v->f.error.rule : "vdpa.open", "%s", v->f.error.code ? v->f.error.text : strerror(-k));
         if (k < 0) {
+                if (o->has_fd)
+                        v->fd = -1;     /* stays the caller's */
                 free_all(v);
                 return k;
         }

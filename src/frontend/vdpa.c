@@ -40,6 +40,15 @@ static void kick(const struct vhk_vd *v, unsigned i) {
                 vhk_peer_notify(v->rings[i].kick_fd);
 }
 
+/* The kernel holds no descriptor of the ring any more. */
+static int put_no_fds(struct vhk_vd *v, unsigned i) {
+        int ret = vhk_vd_said(v, vhk_sys_vhost_set_vring_kick(v->fd, i, -1), "kick descriptor of a ring");
+
+        if (ret == 0)
+                ret = vhk_vd_said(v, vhk_sys_vhost_set_vring_call(v->fd, i, -1), "call descriptor of a ring");
+        return ret < 0 ? ret : vhk_vd_said(v, vhk_sys_vhost_set_vring_err(v->fd, i, -1), "error descriptor of a ring");
+}
+
 static void forget_ring(struct vhk_vd *v, unsigned i) {
         v->rings[i].started = false;
         vhk_close(&v->rings[i].kick_fd);
@@ -266,6 +275,31 @@ static bool any_other_runs(const struct vhk_vd *v, unsigned i) {
         return false;
 }
 
+static int run_ring(struct vhk_vd *v, unsigned i, const struct vhk_ring_setup *s, uint8_t status) {
+        int kick_fd = s->kick_fd < 0 ? -1 : fcntl(s->kick_fd, F_DUPFD_CLOEXEC, 0);
+
+        if (s->kick_fd >= 0 && kick_fd < 0)
+                return vhk_frontend_fail(&v->f, vhk_errno(), "frontend.kick", "ring %u: its kick descriptor: %s", i, strerror(errno));
+        v->rings[i].kick_fd = kick_fd;
+        v->rings[i].started = true;
+        int ret = send_ring(v, i, s);
+        return ret < 0 ? ret : set_off(v, status);
+}
+
+/* A ring that did not start is as it was, and the device as well if it @ran. The failure's story stays. */
+static void undo_start(struct vhk_vd *v, unsigned i, bool ran) {
+        struct vhk_error why = v->f.error;
+
+        if (v->rings[i].started) {
+                vhk_sys_vdpa_set_vring_enable(v->fd, i, 0);
+                (void)put_no_fds(v, i);
+        }
+        forget_ring(v, i);
+        if (ran && v->suspended)
+                (void)set_off(v, v->status);
+        v->f.error = why;
+}
+
 static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
         struct vhk_vd *v = vhk_vd_of(f);
         int k = vhk_vd_check_queue(v, i);
@@ -288,18 +322,10 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         else
                 k = hold(f);
         if (k == 0)
-                k = send_ring(v, i, s);
-        if (k < 0) {
-                struct vhk_error e = f->error;
-                if (ran && v->suspended)
-                        set_off(v, v->status);
-                f->error = e;
-                return k;
-        }
-        v->rings[i].started = true;
-        if (s->kick_fd >= 0)
-                v->rings[i].kick_fd = fcntl(s->kick_fd, F_DUPFD_CLOEXEC, 0);
-        return set_off(v, status);
+                k = run_ring(v, i, s, status);
+        if (k < 0)
+                undo_start(v, i, ran);
+        return k;
 }
 
 static int resume(struct vhk_frontend *f) {
@@ -324,9 +350,7 @@ static int stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *
         if (k == 0 && v->suspended)     /* a ring that is set up again begins where it is enabled, and not if it is still */
                 k = vhk_vd_said(v, vhk_sys_vdpa_set_vring_enable(v->fd, i, 0), "disabling a ring");
         if (k == 0)
-                k = vhk_vd_said(v, vhk_sys_vhost_set_vring_kick(v->fd, i, -1), "kick descriptor of a ring");
-        if (k == 0)
-                k = vhk_vd_said(v, vhk_sys_vhost_set_vring_call(v->fd, i, -1), "call descriptor of a ring");
+                k = put_no_fds(v, i);
         if (k < 0)
                 return k;
         forget_ring(v, i);

@@ -18,11 +18,25 @@ int vhk_vhost_check_log(struct vhk_vhost *v, const struct vhk_dirty *log, const 
                                  (unsigned long long)log->size, (unsigned long long)(r[n - 1].gpa + r[n - 1].len));
 }
 
+/* The kernel keeps the address, and does not write there while nothing is logged. */
+static int unset_log(struct vhk_vhost *v) {
+        if (v->logs_data)
+                return vhk_frontend_fail(&v->f, -EBUSY, "frontend.log", "writes to buffers are logged: vhk_frontend_log_data(f, 0) comes first");
+        for (unsigned i = 0; i < v->f.info.n_queues; i++)
+                if (v->rings[i].started && (v->rings[i].addr.flags & VHK_SYS_RING_F_LOG))
+                        return vhk_frontend_fail(&v->f, -EBUSY, "frontend.log", "writes to the used ring of ring %u are logged", i);
+        vhk_dirty_unref(v->log);
+        v->log = NULL;
+        return 0;
+}
+
 int vhk_vhost_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size) {
         struct vhk_vhost *v = vhk_vhost_of(f);
         struct vhk_dirty *log;
         struct vhk_error e;
 
+        if (fd < 0)
+                return unset_log(v);
         int k = vhk_dirty_new(fd, offset, size, &log, &e);
         if (k < 0)
                 return vhk_frontend_fail(f, k, e.rule, "the log: %s", e.text);

@@ -545,6 +545,13 @@ static struct vhk_vhost *make(const struct vhk_vhost_kind *kind, const char *spe
         return v;
 }
 
+/* An inherited descriptor stays the caller's. */
+static void free_failed(struct vhk_vhost *v) {
+        if (v->f.options.has_fd)
+                v->fd = -1;
+        free_all(v);
+}
+
 int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f,
                    struct vhk_error *ret_e) {
         if (spec && strlen(spec + strlen(kind->prefix)) >= sizeof(((struct vhk_vhost *)0)->name))
@@ -554,7 +561,7 @@ int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const st
                 return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
         int k = o->has_fd ? vhk_fd_set_nonblock(v->fd, true) : open_node(v, ret_e);
         if (k < 0) {
-                free_all(v);
+                free_failed(v);
                 return o->has_fd ? vhk_error_set(ret_e, k, "frontend.node", "descriptor %d: %s", o->fd, strerror(-k)) : k;
         }
         k = handshake(v);
@@ -562,7 +569,7 @@ int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const st
                 k = make_epoll(v);
         if (k < 0) {
                 vhk_error_set(ret_e, k, v->f.error.rule, "%s", v->f.error.text);
-                free_all(v);
+                free_failed(v);
                 return k;
         }
         v->f.busy = false;
