@@ -490,7 +490,7 @@ static const struct entry fe_SET_VRING_NUM = { use_memory, start_large_ring, NAC
 
 static void track(void) {
         use_memory();
-        CHECK(vhk_container_of(p.f, struct vhk_vhost_user, f)->record_fd >= 0);
+        CHECK(vhk_container_of(p.f, struct vhk_vhost_user, f)->set.record_fd >= 0);
 }
 
 static void track_nothing(void) {

@@ -643,7 +643,7 @@ static struct vhk_used *used_ring(void) {
         struct vhk_vhost_user *u = vhk_container_of(vhk_net_get_frontend(net), struct vhk_vhost_user, f);
         const struct vhk_chunk *c = &net->d.chunks[0];
 
-        return (struct vhk_used *)(c->va + (u->rings[0].setup.device - c->gpa));
+        return (struct vhk_used *)(c->va + (u->set.rings[0].setup.device - c->gpa));
 }
 
 TEST(what_a_device_must_not_write) {

@@ -8,18 +8,11 @@
  * the next request, so it ends the connection. Source: vhost-user.rst, "Communication", "REPLY_ACK".
  */
 #include <poll.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "frontend/vhost_user.h"
 
 #define SERVE_AT_ONCE 64        /* requests of the back-end before we look at our own business again */
-
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void trace(struct vhk_vhost_user *u, const char *arrow, enum vhk_dir dir, const struct vhk_hdr *h, const void *payload, unsigned n_fds) {
         char text[400];
@@ -240,33 +233,63 @@ static enum vhk_rule check_reply_header(const struct vhk_hdr *request, const str
         return h->size > VHK_MAX_PAYLOAD ? VHK_RULE_OVERSIZE : VHK_RULE_OK;
 }
 
-/* 1: the answer is there, complete and right, in u->conn.in; 0: not yet. */
+/* The first of the posted requests has its reply, in u->conn.in. */
+static void take_posted(struct vhk_vhost_user *u) {
+        struct vhk_decoder *d = &u->conn.in;
+        struct vhk_vu_posted p = u->posted[0];
+        uint64_t value = 0;
+
+        memmove(u->posted, u->posted + 1, --u->n_posted * sizeof(*u->posted));
+        memcpy(&value, d->payload, VHK_MIN(sizeof(value), (size_t)vhk_decoder_header(d).size));
+        switch (p.header.request) {
+        case VHK_FE_GET_FEATURES:
+                u->state.features_offered = value;
+                break;
+        case VHK_FE_GET_SHARED_OBJECT:
+                vhk_vu_answer_lookup(u, p.ticket, d->n_fds ? VHK_STEAL_FD(d->fds[0]) : -1);
+                break;
+        default:                        /* its loss */
+                if (value)
+                        vhk_log(&u->f.log, VHK_LOG_INFO, "the back-end on %s refused %s (its answer: %llu)", u->name, p.row->name, (unsigned long long)value);
+        }
+        vhk_decoder_next(d);
+}
+
+/* Replies come in order: first those of posted requests. 1: that of @request is there, complete and right, in u->conn.in; 0: not yet.
+ * @row NULL: only posted ones are due. */
 static int receive(struct vhk_vhost_user *u, const struct vhk_row *row, const struct vhk_hdr *request) {
         struct vhk_decoder *d = &u->conn.in;
 
         for (;;) {
+                const struct vhk_vu_posted *p = u->n_posted ? &u->posted[0] : NULL;
+                const struct vhk_hdr *due = p ? &p->header : request;
+                const char *name = "nothing was asked";
+                if (p || row)
+                        name = p ? p->row->name : row->name;
                 int k = vhk_conn_receive(&u->conn);
                 if (k == VHK_CONN_AGAIN)
                         return 0;
                 if (k != VHK_CONN_HEADER && k != VHK_CONN_MESSAGE)
-                        return lost(u, k, row->name);
+                        return lost(u, k, name);
                 struct vhk_hdr h = vhk_decoder_header(d);
-                enum vhk_rule rule = check_reply_header(request, &h);
+                if (!due)
+                        return wrong(u, VHK_RULE_REPLY_UNEXPECTED, "nothing", &h);
+                enum vhk_rule rule = check_reply_header(due, &h);
                 if (rule == VHK_RULE_OK && k == VHK_CONN_MESSAGE)
-                        rule = vhk_wire_check_reply(&u->state, VHK_FROM_FRONTEND, request, &h, d->payload,
-                                                    d->surplus_fds ? VHK_MAX_FDS + 1 : d->n_fds);
+                        rule = vhk_wire_check_reply(&u->state, VHK_FROM_FRONTEND, due, &h, d->payload, d->surplus_fds ? VHK_MAX_FDS + 1 : d->n_fds);
                 if (rule != VHK_RULE_OK)
-                        return wrong(u, rule, row->name, &h);
-                if (k == VHK_CONN_MESSAGE) {
-                        trace(u, "<-", VHK_FROM_FRONTEND, &h, d->payload, d->n_fds);
-                        u->answered = true;
+                        return wrong(u, rule, name, &h);
+                if (k != VHK_CONN_MESSAGE)
+                        continue;
+                trace(u, "<-", VHK_FROM_FRONTEND, &h, d->payload, d->n_fds);
+                u->answered = u->f.again.answered = true;
+                if (!p)
                         return 1;
-                }
+                take_posted(u);
         }
 }
 
 static int wait_for_io(struct vhk_vhost_user *u, bool answer_due, uint64_t deadline) {
-        uint64_t now = now_ns();
         struct pollfd p[] = {
                 { .fd = u->conn.fd, .events = (short)((answer_due ? POLLIN : 0) | (vhk_conn_wants_out(&u->conn) ? POLLOUT : 0)) },
                 { .fd = u->channel.fd, .events = (short)((u->objects.waits ? 0 : POLLIN) | (vhk_conn_wants_out(&u->channel) ? POLLOUT : 0)) },
@@ -274,22 +297,15 @@ static int wait_for_io(struct vhk_vhost_user *u, bool answer_due, uint64_t deadl
                 { .fd = u->display.conn.fd, .events = vhk_conn_wants_out(&u->display.conn) ? POLLOUT : POLLIN },
         };
 
-        if (now >= deadline)
+        if (vhk_now_ns() >= deadline)
                 return -ETIMEDOUT;
-        uint64_t lookup = VHK_MAX(vhk_vu_lookup_deadline(u), now);
-        deadline = VHK_MIN(deadline, lookup);
-        uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)3600000);
-        if (poll(p, VHK_N(p), (int)ms) < 0 && errno != EINTR)
+        if (poll(p, VHK_N(p), vhk_poll_timeout_ms(VHK_MIN(deadline, vhk_vu_lookup_deadline(u)))) < 0 && errno != EINTR)
                 return vhk_errno();
         return 0;
 }
 
 /* Sends what waits, and awaits the answer if one is due. */
 static int finish(struct vhk_vhost_user *u, const struct vhk_row *row, const struct vhk_hdr *h, bool answer_due) {
-        uint64_t now = now_ns(), deadline;
-
-        if (vhk_add_overflows(now, u->f.options.limit_ns, &deadline))
-                deadline = UINT64_MAX;
         for (;;) {
                 int k = vhk_conn_flush(&u->conn);
                 if (k < 0)
@@ -302,19 +318,19 @@ static int finish(struct vhk_vhost_user *u, const struct vhk_row *row, const str
                 k = vhk_vu_serve(u);
                 if (k < 0)
                         return k;
-                k = wait_for_io(u, answer_due, deadline);
+                k = wait_for_io(u, answer_due, u->f.deadline);
                 if (k < 0)
                         return k == -ETIMEDOUT ? silent(u, row->name) : lost(u, k, row->name);
         }
 }
 
-int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk_p_any *ret_reply, uint32_t *ret_size) {
+/* Hold the message against its row, and send it. */
+static int send_request(struct vhk_vhost_user *u, const struct vhk_vu_call *c, struct vhk_hdr *ret_h, const struct vhk_row **ret_row) {
         struct vhk_hdr h = { c->id, VHK_HDR_VERSION, c->size };
         const struct vhk_row *row = vhk_wire_row(VHK_FROM_FRONTEND, c->id, u->state.phase);
-        struct vhk_decoder *d = &u->conn.in;
-        uint64_t value;
+        bool may_ask = row && (row->reply_rule == VHK_REPLY_ASKED || row->reply_rule == VHK_REPLY_ACKED);
 
-        if (row && row->reply_rule == VHK_REPLY_ASKED && vhk_vu_has(u, VHK_PF_REPLY_ACK))
+        if (may_ask && vhk_vu_has(u, VHK_PF_REPLY_ACK)) /* ACKED too: DPDK answers IOTLB_MSG with the flag alone */
                 h.flags |= VHK_HDR_NEED_REPLY;
         enum vhk_rule rule = vhk_wire_check(&u->state, VHK_FROM_FRONTEND, &h, c->payload, c->n_fds, &row);
         if (rule != VHK_RULE_OK)
@@ -324,6 +340,20 @@ int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk
         int k = vhk_conn_send(&u->conn, &h, c->payload, c->fds, c->n_fds);
         if (k < 0)
                 return lost(u, k == -EPIPE ? VHK_CONN_EOF : k, row->name);
+        *ret_h = h;
+        *ret_row = row;
+        return 0;
+}
+
+int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk_p_any *ret_reply, uint32_t *ret_size) {
+        struct vhk_decoder *d = &u->conn.in;
+        const struct vhk_row *row;
+        struct vhk_hdr h;
+        uint64_t value;
+
+        int k = send_request(u, c, &h, &row);
+        if (k < 0)
+                return k;
         enum vhk_answer due = vhk_wire_answer(&u->state, row, &h);
         k = finish(u, row, &h, due != VHK_ANSWER_NONE);
         if (k < 0 || due == VHK_ANSWER_NONE)
@@ -342,8 +372,49 @@ int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk
         if (c->ret_fd && due == VHK_ANSWER_REPLY && d->n_fds)
                 *c->ret_fd = VHK_STEAL_FD(d->fds[0]);
         vhk_decoder_next(d);
-        int e = u->n_translations ? vhk_vu_send_translations(u) : 0;
+        int e = vhk_vu_send_translations(u);
         return e < 0 ? e : k;
+}
+
+/* ---- requests that nobody waits for ---- */
+
+int vhk_vu_post(struct vhk_vhost_user *u, const struct vhk_vu_call *c, uint64_t ticket) {
+        struct vhk_vu_posted p = { .deadline = vhk_time_after(vhk_now_ns(), u->f.options.limit_ns), .ticket = ticket };
+
+        if (u->n_posted == VHK_VU_POSTED)
+                return -EAGAIN;
+        int k = send_request(u, c, &p.header, &p.row);
+        if (k < 0)
+                return k;
+        if (vhk_wire_answer(&u->state, p.row, &p.header) != VHK_ANSWER_NONE)
+                u->posted[u->n_posted++] = p;
+        vhk_vu_arm_timer(u);
+        return 0;
+}
+
+int vhk_vu_take_replies(struct vhk_vhost_user *u) {
+        int k = vhk_conn_flush(&u->conn);
+
+        if (k < 0)
+                return lost(u, k, "a message that waited");
+        k = receive(u, NULL, NULL);
+        if (k < 0)
+                return k;
+        return u->n_posted && vhk_now_ns() >= u->posted[0].deadline ? silent(u, u->posted[0].row->name) : 0;
+}
+
+int vhk_vu_await_replies(struct vhk_vhost_user *u) {
+        for (;;) {
+                int k = vhk_vu_take_replies(u);
+                if (k < 0 || !u->n_posted)
+                        return k;
+                k = vhk_vu_serve(u);
+                if (k < 0)
+                        return k;
+                k = wait_for_io(u, true, u->f.deadline);
+                if (k < 0)
+                        return k == -ETIMEDOUT ? silent(u, u->posted[0].row->name) : lost(u, k, u->posted[0].row->name);
+        }
 }
 
 int vhk_vu_call_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t value) {
@@ -372,15 +443,4 @@ int vhk_vu_settle(struct vhk_vhost_user *u) {
         uint64_t unused;
 
         return vhk_vu_has(u, VHK_PF_REPLY_ACK) ? 0 : vhk_vu_get_u64(u, VHK_FE_GET_FEATURES, &unused);
-}
-
-int vhk_vu_listen_for_end(struct vhk_vhost_user *u) {
-        int k = vhk_conn_receive(&u->conn);
-
-        if (k == VHK_CONN_AGAIN)
-                return 0;
-        if (k != VHK_CONN_HEADER && k != VHK_CONN_MESSAGE)
-                return lost(u, k, "nothing was asked");
-        struct vhk_hdr h = vhk_decoder_header(&u->conn.in);
-        return wrong(u, VHK_RULE_REPLY_UNEXPECTED, "nothing", &h);
 }

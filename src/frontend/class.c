@@ -35,11 +35,19 @@ int vhk_vu_send_rarp(struct vhk_frontend *f, const uint8_t mac[6]) {
 }
 
 int vhk_vu_set_mtu(struct vhk_frontend *f, uint16_t mtu) {
-        return say_u64(f, VHK_FE_NET_SET_MTU, mtu);
+        int ret = say_u64(f, VHK_FE_NET_SET_MTU, mtu);
+
+        if (ret == 0)
+                vu_of(f)->set.mtu = mtu;
+        return ret;
 }
 
 int vhk_vu_set_vring_endian(struct vhk_frontend *f, unsigned i, int big) {
-        return say_ring(f, VHK_FE_SET_VRING_ENDIAN, i, !!big);
+        int ret = say_ring(f, VHK_FE_SET_VRING_ENDIAN, i, !!big);
+
+        if (ret == 0)
+                vu_of(f)->set.rings[i].endian = (uint8_t)(1 + !!big);
+        return ret;
 }
 
 int vhk_vu_kick_queue(struct vhk_frontend *f, unsigned i) {
@@ -57,12 +65,17 @@ int vhk_vu_crypto_create(struct vhk_frontend *f, enum vhk_crypto_form form, cons
         if (id < 0)
                 return vhk_frontend_fail(f, -EREMOTEIO, "frontend.refused", "the back-end on %s makes no such crypto session (its answer: %lld)", vu_of(f)->name,
                                          (long long)id);
+        vu_of(f)->set.n_crypto_sessions++;
         *ret_id = (uint64_t)id;
         return 0;
 }
 
 int vhk_vu_crypto_close(struct vhk_frontend *f, uint64_t id) {
-        return say_u64(f, VHK_FE_CLOSE_CRYPTO_SESSION, id);
+        int ret = say_u64(f, VHK_FE_CLOSE_CRYPTO_SESSION, id);
+
+        if (ret == 0 && vu_of(f)->set.n_crypto_sessions)
+                vu_of(f)->set.n_crypto_sessions--;
+        return ret;
 }
 
 /* ---- pages for kicks ---- */

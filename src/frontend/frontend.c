@@ -9,6 +9,7 @@
 #include <vhostkit/display.h>
 #include <vhostkit/migration.h>
 
+#include "base/clock.h"
 #include "frontend/frontend.h"
 #include "wire/features.h"
 
@@ -63,15 +64,21 @@ int vhk_frontend_enter(struct vhk_frontend *f) {
                 return -EPIPE;
         }
         f->busy = true;
+        if (!f->closing)
+                f->deadline = vhk_time_after(vhk_now_ns(), f->options.limit_ns);
         return 0;
 }
 
 int vhk_frontend_need(struct vhk_frontend *f) {
+        if (f->end.code && f->closing) {
+                f->error = f->end;
+                return f->error.code = -EPIPE;
+        }
         return f->end.code ? vhk_frontend_wait_again(f) : 0;
 }
 
 bool vhk_frontend_was_cut_short(const struct vhk_frontend *f, int k) {
-        return k < 0 && f->end.code && !f->again.searching && !vhk_frontend_is_final(f);
+        return k < 0 && f->end.code && !f->again.searching && !f->closing && !vhk_frontend_is_final(f);
 }
 
 static void tell_queue_events(struct vhk_frontend *f) {
@@ -189,10 +196,19 @@ VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_option
         return c->open(own.has_fd ? NULL : spec, &own, ret_f, ret_e);
 }
 
+VHK_API int vhk_frontend_prepare_close(struct vhk_frontend *f) {
+        if (f->busy)
+                return -EDEADLK;
+        if (!f->closing)
+                f->deadline = vhk_time_after(vhk_now_ns(), f->options.limit_ns);
+        f->closing = true;
+        return 0;
+}
+
 VHK_API struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f) {
         if (!f)
                 return NULL;
-        if (f->busy)
+        if (vhk_frontend_prepare_close(f) < 0)
                 return f;               /* from inside a callback: refused */
         f->busy = true;
         f->options.on_event = NULL;
@@ -349,10 +365,13 @@ VHK_API int vhk_frontend_dispatch(struct vhk_frontend *f) {
 
         if (k < 0)
                 return k;
-        k = f->end.code ? vhk_frontend_try_again(f) : 0;
+        if (f->closing)
+                k = vhk_frontend_need(f);
+        else if (f->end.code)
+                k = vhk_frontend_try_again(f, false);
         if (k == 0)
                 k = f->ops->dispatch(f);
         if (vhk_frontend_was_cut_short(f, k))
-                k = vhk_frontend_try_again(f);
+                k = vhk_frontend_try_again(f, false);
         return vhk_frontend_leave(f, k == -EAGAIN ? 0 : k);
 }

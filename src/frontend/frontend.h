@@ -12,6 +12,12 @@
 #include "base/error.h"
 #include "base/log.h"
 
+enum vhk_frontend_progress {
+        VHK_PROGRESS_IDLE,              /* no request is in flight */
+        VHK_PROGRESS_MOVED,             /* requests were done */
+        VHK_PROGRESS_STALLED,           /* requests are in flight, and none was done */
+};
+
 /* A member may be NULL where the carrier never has the capability that its public call asks for. */
 struct vhk_frontend_ops {
         int (*set_features)(struct vhk_frontend *f, uint64_t features);
@@ -50,9 +56,12 @@ struct vhk_frontend_ops {
         int (*iotlb_invalidate)(struct vhk_frontend *f, uint64_t iova, uint64_t len);
         int (*suspend_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
         /* NULL where a back-end cannot be found again. One try, without waiting for somebody to come; -EOPNOTSUPP: there is one, and it
-         * will never do. The story is in f->error */
-        int (*reconnect)(struct vhk_frontend *f);
+         * will never do. The story is in f->error. Without @may_wait a peer that is there and does not answer is -EINPROGRESS: the next
+         * call of it goes on with the same try */
+        int (*reconnect)(struct vhk_frontend *f, bool may_wait);
         void (*disconnect)(struct vhk_frontend *f);     /* what is left of the connection; may come twice */
+        /* What the connection that has just been lost achieved in the rings; NULL with reconnect. STALLED: @text, of @n bytes, says at which requests */
+        enum vhk_frontend_progress (*get_progress)(struct vhk_frontend *f, char *text, size_t n);
         void (*set_alarm)(struct vhk_frontend *f, uint64_t ns);         /* get_fd becomes readable then; 0: it need not */
         /* ---- the kernel's, of <vhostkit/kernel.h> ---- */
         int (*set_backend)(struct vhk_frontend *f, unsigned i, int fd);
@@ -92,10 +101,16 @@ struct vhk_frontend {
         bool config_changed;                            /* an event to be told when the call is over */
         bool has_queue_events;                          /* likewise, of rings: bits 1 << enum vhk_frontend_queue_event */
         uint8_t queue_events[256];
+        uint64_t deadline;                              /* of the call at hand, all of it; CLOCK_MONOTONIC */
+        bool closing;                                   /* @deadline is that of all calls to come, and nobody is looked for */
         struct {
                 bool searching, hopeless;               /* the connection is lost; for ever */
                 bool reconnected;                       /* event: to be told */
+                bool answered;                          /* the peer of this try has answered something */
+                bool succeeded;                         /* a call did, since it was found */
                 uint64_t deadline, next, pause;         /* CLOCK_MONOTONIC; to the next try but one */
+                uint64_t since;                         /* when it was found; 0: it is the first */
+                unsigned n_losses;                      /* in a row, without anything achieved in between */
         } again;
 };
 
@@ -122,6 +137,7 @@ bool vhk_frontend_was_cut_short(const struct vhk_frontend *f, int k);
                         k_ = vhk_frontend_need(f);                      \
                         k_ = k_ < 0 ? k_ : (call);                      \
                 } while (vhk_frontend_was_cut_short(f, k_));            \
+                (f)->again.succeeded |= k_ >= 0;                        \
                 return vhk_frontend_leave(f, k_);                       \
         } while (0)
 
@@ -146,8 +162,8 @@ int vhk_frontend_get_region(struct vhk_frontend *f, const struct vhk_memory *m, 
 
 bool vhk_frontend_is_final(const struct vhk_frontend *f);       /* has it ended for ever? */
 /* The connection has ended, not for ever. One try, if it is time: 0: it is back; -EAGAIN; -EPIPE: it has ended for ever */
-int vhk_frontend_try_again(struct vhk_frontend *f);
-/* ... as many as fit into the time limit of a call; then -ETIMEDOUT */
+int vhk_frontend_try_again(struct vhk_frontend *f, bool may_wait);
+/* ... as many as fit into the time limit of the call; then -ETIMEDOUT */
 int vhk_frontend_wait_again(struct vhk_frontend *f);
 
 /* @spec is NULL with an inherited descriptor. */

@@ -2,7 +2,8 @@
 /*
  * The front-end's IOMMU: with ACCESS_PLATFORM all addresses in rings and requests are I/O addresses, and the back-end asks for
  * what it does not know. A miss comes on its channel, perhaps while we wait for something else: it is answered there at once (known,
- * or refused), and the translation follows on the main socket when the call at hand is over.
+ * or refused), and the translation is posted on the main socket when the call at hand is over: nobody waits for its
+ * acknowledgement, and a refusal of it is no failure of a call.
  *
  * Without a callback every guest address is its own I/O address; then all regions are told before a ring starts and when
  * memory is lent, so that nobody has to serve misses. Source: vhost-user.rst, "IOMMU support".
@@ -62,20 +63,15 @@ bool vhk_vu_missed(struct vhk_vhost_user *u, const struct vhk_p_iotlb *p) {
 }
 
 int vhk_vu_send_translations(struct vhk_vhost_user *u) {
+        unsigned n = 0;
         int k = 0;
 
-        if (u->in_translations)                 /* each is a call of its own, behind which we come here again */
-                return 0;
-        u->in_translations = true;
-        while (u->n_translations && k >= 0) {
-                struct vhk_p_iotlb p = u->translations[0];
-                memmove(u->translations, u->translations + 1, --u->n_translations * sizeof(p));
-                k = tell(u, &p);
-                if (k == -EREMOTEIO)            /* its loss */
-                        k = 0;
-        }
-        u->in_translations = false;
-        return k;
+        while (n < u->n_translations && (k = vhk_vu_post(u, &(struct vhk_vu_call){ .id = VHK_FE_IOTLB_MSG, .payload = &u->translations[n],
+                                                                                   .size = sizeof(u->translations[n]) }, 0)) == 0)
+                n++;
+        u->n_translations -= n;
+        memmove(u->translations, u->translations + n, u->n_translations * sizeof(*u->translations));
+        return k < 0 && u->f.end.code ? k : 0;  /* -EAGAIN: the rest when replies have come */
 }
 
 /* ---- without being asked ---- */
@@ -114,13 +110,18 @@ int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t)
         return tell(u, &p);
 }
 
+/* Everything takes two messages: the length of all of it is not a number, and DPDK takes 0 for nothing. */
 int vhk_vu_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len) {
         struct vhk_vhost_user *u = vhk_container_of(f, struct vhk_vhost_user, f);
-        struct vhk_p_iotlb p = { .iova = iova, .len = len, .type = VHK_IOTLB_INVALIDATE };
+        const uint64_t half = VHK_BIT(63);
 
         int k = need_iommu(f, u);
         for (unsigned i = 0; i < u->n_translations; i++)        /* what was not sent yet is out of date */
                 if (!len || u->translations[i].iova - iova < len || iova - u->translations[i].iova < u->translations[i].len)
                         u->translations[i--] = u->translations[--u->n_translations];
-        return k < 0 ? k : tell(u, &p);
+        if (k == 0 && len)
+                return tell(u, &(struct vhk_p_iotlb){ .iova = iova, .len = len, .type = VHK_IOTLB_INVALIDATE });
+        for (unsigned i = 0; i < 2 && k == 0; i++)
+                k = tell(u, &(struct vhk_p_iotlb){ .iova = i * half, .len = half, .type = VHK_IOTLB_INVALIDATE });
+        return k;
 }

@@ -7,9 +7,9 @@
  */
 #include <fcntl.h>
 #include <poll.h>
-#include <time.h>
 #include <vhostkit/migration.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "frontend/vhost_user.h"
 
@@ -17,30 +17,53 @@ static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
         return vhk_container_of(f, struct vhk_vhost_user, f);
 }
 
-/* For another back-end, if one would be looked for. */
-static int keep_log(struct vhk_vhost_user *u, int fd, uint64_t offset, uint64_t size) {
-        if (!u->f.options.reconnect_ns || fd == u->log_fd)
+/* Keep a duplicate of @fd for another back-end, if one would be looked for, in place of *kept. */
+static int keep_fd(struct vhk_vhost_user *u, int fd, int *kept) {
+        int copy = -1;
+
+        if (!u->f.options.reconnect_ns || fd == *kept)
                 return 0;
-        vhk_close(&u->log_fd);
-        u->log_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-        u->log_offset = offset;
-        u->log_size = size;
-        return u->log_fd < 0 ? vhk_frontend_fail(&u->f, vhk_errno(), "frontend.log", "the log cannot be kept: %s", strerror(errno)) : 0;
+        if (fd >= 0 && (copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0)
+                return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.log", "a descriptor of the log cannot be kept: %s", strerror(errno));
+        vhk_close(kept);
+        *kept = copy;
+        return 0;
+}
+
+/* No message takes a log away; but nothing is marked any more, and another back-end is not told of it. */
+static int unset_log(struct vhk_vhost_user *u) {
+        if (u->set.logs_data)
+                return vhk_frontend_fail(&u->f, -EBUSY, "frontend.log", "writes to buffers are logged: vhk_frontend_log_data(f, 0) comes first");
+        for (unsigned i = 0; i < VHK_N(u->set.rings); i++)
+                if (u->set.rings[i].wanted && (u->set.rings[i].addr.flags & VHK_VRING_F_LOG))
+                        return vhk_frontend_fail(&u->f, -EBUSY, "frontend.log", "writes to the used ring of ring %u are logged", i);
+        return keep_fd(u, -1, &u->set.log_fd);
 }
 
 int vhk_vu_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size) {
+        struct vhk_vhost_user *u = vu_of(f);
         struct vhk_p_log p = { .mmap_size = size, .mmap_offset = offset };
         union vhk_p_any reply;
 
-        int k = vhk_vu_call(vu_of(f), &(struct vhk_vu_call){ .id = VHK_FE_SET_LOG_BASE, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = fd >= 0 },
-                            &reply, NULL);
-        return k < 0 ? k : keep_log(vu_of(f), fd, offset, size);
+        if (fd < 0)
+                return unset_log(u);
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_LOG_BASE, .payload = &p, .size = sizeof(p), .fds = &fd, .n_fds = 1 }, &reply, NULL);
+        if (k == 0)
+                k = keep_fd(u, fd, &u->set.log_fd);
+        if (k < 0)
+                return k;
+        u->set.log_offset = offset;
+        u->set.log_size = size;
+        return 0;
 }
 
 int vhk_vu_set_log_fd(struct vhk_frontend *f, int fd) {
-        int k = vhk_vu_call(vu_of(f), &(struct vhk_vu_call){ .id = VHK_FE_SET_LOG_FD, .fds = &fd, .n_fds = fd >= 0 }, NULL, NULL);
+        struct vhk_vhost_user *u = vu_of(f);
 
-        return k < 0 ? k : vhk_vu_settle(vu_of(f));
+        int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_LOG_FD, .fds = &fd, .n_fds = fd >= 0 }, NULL, NULL);
+        if (k == 0)
+                k = vhk_vu_settle(u);
+        return k < 0 ? k : keep_fd(u, fd, &u->set.log_event_fd);
 }
 
 int vhk_vu_log_data(struct vhk_frontend *f, int on) {
@@ -50,9 +73,11 @@ int vhk_vu_log_data(struct vhk_frontend *f, int on) {
         int k = vhk_vu_call_u64(u, VHK_FE_SET_FEATURES, all);
         if (k == 0)
                 k = vhk_vu_settle(u);
-        if (k == 0)
-                u->state.features = u->said_features = all;
-        return k;
+        if (k < 0)
+                return k;
+        u->state.features = u->set.features = all;
+        u->set.logs_data = on;
+        return 0;
 }
 
 int vhk_vu_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa) {
@@ -60,12 +85,12 @@ int vhk_vu_log_queue(struct vhk_frontend *f, unsigned i, int on, uint64_t gpa) {
 
         if (i >= u->state.n_queues || !u->started[i])
                 return vhk_frontend_fail(f, -EINVAL, "frontend.queue", "ring %u does not run", i);
-        struct vhk_p_vring_addr a = u->rings[i].addr;
+        struct vhk_p_vring_addr a = u->set.rings[i].addr;
         a.flags = on ? VHK_VRING_F_LOG : 0;
         a.log_guest_addr = on ? gpa : 0;
         int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_VRING_ADDR, .payload = &a, .size = sizeof(a) }, NULL, NULL);
         if (k == 0)
-                u->rings[i].addr = a;
+                u->set.rings[i].addr = a;
         return k < 0 ? k : vhk_vu_settle(u);
 }
 
@@ -145,13 +170,6 @@ int vhk_vu_send_table(struct vhk_vhost_user *u, struct vhk_p_mem_regions *p, con
 
 #define CHUNK 65536u
 
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Our end of the way that the state takes. */
 static int open_way(struct vhk_vhost_user *u, enum vhk_state_direction direction, int *ret_fd) {
         struct vhk_p_device_state p = { .direction = direction };
@@ -184,11 +202,9 @@ static int open_way(struct vhk_vhost_user *u, enum vhk_state_direction direction
 
 static int wait_for_way(struct vhk_vhost_user *u, int fd, short events, uint64_t deadline) {
         struct pollfd p[2] = { { .fd = fd, .events = events }, { .fd = u->channel.fd, .events = POLLIN } };
-        uint64_t now = now_ns();
-
-        if (now >= deadline)
+        if (vhk_now_ns() >= deadline)
                 return vhk_frontend_fail(&u->f, -ETIMEDOUT, "frontend.time-limit", "device state of the back-end on %s did not come through in time", u->name);
-        poll(p, 2, (int)VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)1000));
+        poll(p, 2, VHK_MIN(vhk_poll_timeout_ms(deadline), 1000));
         return vhk_vu_serve(u);
 }
 
@@ -201,15 +217,9 @@ static int check_state(struct vhk_vhost_user *u) {
         return k;
 }
 
-static uint64_t deadline_of(const struct vhk_vhost_user *u) {
-        uint64_t deadline;
-
-        return vhk_add_overflows(now_ns(), u->f.options.limit_ns, &deadline) ? UINT64_MAX : deadline;
-}
-
 /* Reads to the end, in memory that grows. */
 static int read_all(struct vhk_vhost_user *u, int fd, size_t max, uint8_t **data, size_t *ret_n) {
-        uint64_t deadline = deadline_of(u);
+        uint64_t deadline = u->f.deadline;
         size_t room = 0, n = 0;
 
         for (;;) {
@@ -256,7 +266,7 @@ int vhk_vu_save_state(struct vhk_frontend *f, size_t max, void **ret_data, size_
 int vhk_vu_load_state(struct vhk_frontend *f, const void *data, size_t n) {
         struct vhk_vhost_user *u = vu_of(f);
         VHK_AUTOCLOSE int fd = -1;
-        uint64_t deadline = deadline_of(u);
+        uint64_t deadline = u->f.deadline;
         size_t at = 0;
 
         int k = open_way(u, VHK_STATE_LOAD, &fd);

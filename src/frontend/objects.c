@@ -13,8 +13,8 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "frontend/vhost_user.h"
 
@@ -32,13 +32,6 @@ struct vhk_objects {
         struct entry *entries;
         uint64_t tickets;
 };
-
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 VHK_API int vhk_objects_new(struct vhk_objects **ret_o) {
         struct vhk_objects *o = calloc(1, sizeof(*o));
@@ -140,8 +133,8 @@ int vhk_vu_object_lookup(struct vhk_vhost_user *u, const uint8_t uuid[16], struc
         if (!e)
                 return vhk_error_set(ret_e, -ENOENT, "objects.unknown", "there is no object of this UUID");
         me->waits = true;
-        me->deadline = now_ns() + LOOKUP_NS;
-        vhk_vu_set_alarm(&u->f, LOOKUP_NS);
+        me->deadline = vhk_time_after(vhk_now_ns(), LOOKUP_NS);
+        vhk_vu_arm_timer(u);
         return 1;
 }
 
@@ -156,7 +149,7 @@ bool vhk_vu_lookup_is_over(struct vhk_vhost_user *u, int *ret_fd) {
 
         vhk_drain_fd(me->answer_bell);
         pthread_mutex_lock(&me->table->lock);
-        bool over = me->state == VHK_LOOKUP_DONE || now_ns() >= me->deadline;
+        bool over = me->state == VHK_LOOKUP_DONE || vhk_now_ns() >= me->deadline;
         if (over) {
                 *ret_fd = me->state == VHK_LOOKUP_DONE ? VHK_STEAL_FD(me->fd) : -1;
                 me->state = VHK_LOOKUP_NONE;
@@ -164,7 +157,7 @@ bool vhk_vu_lookup_is_over(struct vhk_vhost_user *u, int *ret_fd) {
         }
         pthread_mutex_unlock(&me->table->lock);
         if (over)
-                vhk_vu_set_alarm(&u->f, 0);
+                vhk_vu_arm_timer(u);
         return over;
 }
 
@@ -185,8 +178,9 @@ static uint64_t take_lookup(struct vhk_vu_objects *me, struct vhk_p_uuid *ret_uu
         return ticket;
 }
 
-/* Takes @fd. */
-static void give_answer(struct vhk_objects *t, uint64_t ticket, int fd) {
+void vhk_vu_answer_lookup(struct vhk_vhost_user *u, uint64_t ticket, int fd) {
+        struct vhk_objects *t = u->objects.table;
+
         pthread_mutex_lock(&t->lock);
         for (struct vhk_vu_objects *m = t->members; m; m = m->next)
                 if (m->state == VHK_LOOKUP_TAKEN && m->ticket == ticket)
@@ -204,10 +198,10 @@ int vhk_vu_serve_lookups(struct vhk_vhost_user *u) {
         if (!me->table)
                 return 0;
         vhk_drain_fd(me->ask_bell);
-        while ((ticket = take_lookup(me, &p))) {
-                int fd = -1;
-                int k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_GET_SHARED_OBJECT, .payload = &p, .size = sizeof(p), .ret_fd = &fd }, NULL, NULL);
-                give_answer(me->table, ticket, fd);
+        while (u->n_posted < VHK_VU_POSTED && (ticket = take_lookup(me, &p))) {
+                int k = vhk_vu_post(u, &(struct vhk_vu_call){ .id = VHK_FE_GET_SHARED_OBJECT, .payload = &p, .size = sizeof(p) }, ticket);
+                if (k < 0)
+                        vhk_vu_answer_lookup(u, ticket, -1);
                 if (k < 0 && u->f.end.code)
                         return k;
                 n++;
@@ -250,14 +244,13 @@ void vhk_vu_objects_forget(struct vhk_vhost_user *u) {
                 else
                         e = &(*e)->next;
         for (struct vhk_vu_objects *m = me->table->members; m; m = m->next)
-                if (m->state == VHK_LOOKUP_ASKED && m->owner == me)
+                if ((m->state == VHK_LOOKUP_ASKED || m->state == VHK_LOOKUP_TAKEN) && m->owner == me)
                         finish(m, &none);
         me->state = VHK_LOOKUP_NONE;
         vhk_close(&me->fd);
         pthread_mutex_unlock(&me->table->lock);
-        if (me->waits)
-                vhk_vu_set_alarm(&u->f, 0);
         me->waits = false;
+        vhk_vu_arm_timer(u);
 }
 
 void vhk_vu_objects_leave(struct vhk_vhost_user *u) {

@@ -156,7 +156,7 @@ int vhk_vu_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
         if (!room)
                 return -ENOMEM;
         u->lent = room;
-        u->memory = m;
+        u->set.memory = m;
         k = vhk_vu_has(u, VHK_PF_CONFIGURE_MEM_SLOTS) ? send_difference(u, w, n) : send_table(u, w, n);
         if (k == 0)
                 k = vhk_vu_tell_memory(u);

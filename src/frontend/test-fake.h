@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@
 
 enum mischief {
         HONEST, REFUSES, WRONG_ID, WRONG_FLAGS, NEEDS_REPLY_BIT, SHORTER, LONGER, HUGE_SIZE, WITH_FD, ONE_BYTE, SILENT, CLOSES, CLOSES_IN_HEADER,
-        CLOSES_IN_PAYLOAD, WEB_SERVER,
+        CLOSES_IN_PAYLOAD, WEB_SERVER, ANSWERS_AND_CLOSES,
 };
 
 struct fake {
@@ -45,12 +46,16 @@ struct fake {
         enum vhk_rule broken;
         struct vhk_p_vring_addr addr;
         struct vhk_p_vring_state base;
+        struct vhk_p_iotlb iotlb[4];    /* the last ones, count[VHK_FE_IOTLB_MSG] of them in turn */
+        uint32_t flags[64];             /* of the last message of each kind */
+        uint8_t config[VHK_MAX_CONFIG]; /* as SET_CONFIG wrote it */
+        int record;                     /* the in-flight record that it gives; -1: something that is none */
         uint64_t call_word, kick_word;
 };
 
 static inline void fake_send(struct fake *b, enum mischief m, const struct vhk_hdr *h, const void *payload) {
         uint8_t raw[12 + 2056];
-        int fd = eventfd(0, EFD_CLOEXEC);
+        int fd = b->record < 0 ? eventfd(0, EFD_CLOEXEC) : fcntl(b->record, F_DUPFD_CLOEXEC, 0);
         size_t n = 12 + h->size;
 
         memcpy(raw, h, 12);
@@ -72,6 +77,8 @@ static inline void fake_send(struct fake *b, enum mischief m, const struct vhk_h
                 break;
         default:
                 vhk_conn_send(&b->conn, h, payload, &fd, m == WITH_FD);
+                if (m == ANSWERS_AND_CLOSES)
+                        shutdown(b->fd, SHUT_RDWR);
         }
         close(fd);
 }
@@ -111,6 +118,8 @@ static inline void fake_take(struct fake *b, uint32_t id, const union vhk_p_any 
         case VHK_FE_SET_STATUS: b->status = p->u64.value; break;
         case VHK_FE_SET_VRING_ADDR: b->addr = p->vring_addr; break;
         case VHK_FE_SET_VRING_BASE: b->base = p->vring_state; break;
+        case VHK_FE_IOTLB_MSG: b->iotlb[(b->count[id] - 1) % VHK_N(b->iotlb)] = p->iotlb; break;
+        case VHK_FE_SET_CONFIG: memcpy(b->config + p->config.offset, p->config.data, p->config.len); break;
         case VHK_FE_SET_VRING_CALL: b->call_word = p->u64.value; break;
         case VHK_FE_SET_VRING_KICK: b->kick_word = p->u64.value; break;
         case VHK_FE_SET_BACKEND_REQ_FD: b->channel = VHK_STEAL_FD(b->conn.in.fds[0]); vhk_fd_set_nonblock(b->channel, false); break;
@@ -136,7 +145,7 @@ static inline void fake_answer(struct fake *b, const struct vhk_hdr *h, union vh
         case VHK_FE_GET_VRING_BASE_SKIP_DRAIN: r.vring_state.index = p->vring_state.index; r.vring_state.num = 7; break;
         case VHK_FE_GET_INFLIGHT_FD:
                 r.inflight = p->inflight;
-                r.inflight.mmap_size = 4096;
+                r.inflight.mmap_size = 1 << 20;
                 fake_reply(b, WITH_FD, h, &r, sizeof(r.inflight));
                 return;
         case VHK_FE_GET_CONFIG:
@@ -145,6 +154,7 @@ static inline void fake_answer(struct fake *b, const struct vhk_hdr *h, union vh
                         r.config.data[i] = (uint8_t)(p->config.offset + i);
                 size = p->config.offset + p->config.len <= b->config_len ? h->size : 0;
                 break;
+        case VHK_FE_CREATE_CRYPTO_SESSION: r = *p; size = h->size; break;
         case VHK_FE_GET_SHMEM_CONFIG: r.shmem_config = b->shmem; size = sizeof(b->shmem); break;
         default:
                 r.u64.value = at && b->mischief == REFUSES ? b->refusal : 0;
@@ -165,6 +175,7 @@ static inline void fake_message(struct fake *b) {
                 b->broken = rule;
         b->order[b->total++ % VHK_N(b->order)] = h.request;
         b->count[h.request % 64]++;
+        b->flags[h.request % 64] = h.flags;
         enum vhk_answer due = row ? vhk_wire_answer(&b->state, row, &h) : VHK_ANSWER_NONE;
         fake_take(b, h.request, &p);
         if (h.request == b->say_at)
@@ -196,7 +207,7 @@ static inline void *fake_run(void *arg) {
          VHK_BIT(VHK_PF_RESET_DEVICE) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
 
 static inline void fake_init(struct fake *b) {
-        *b = (struct fake){ .channel = -1, .display = -1, .n_queues = 4, .slots = 32, .config_len = 60, .refusal = 1,
+        *b = (struct fake){ .channel = -1, .display = -1, .record = -1, .n_queues = 4, .slots = 32, .config_len = 60, .refusal = 1,
                 .state = { .features_offered = VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_PROTOCOL_FEATURES) | VHK_BIT(VHK_F_INDIRECT_DESC) |
                                    VHK_BIT(VHK_F_RING_PACKED) | VHK_BIT(VHK_F_LOG_ALL), .protocol_offered = FAKE_PROTOCOL, .n_queues = 256 } };
 }

@@ -43,7 +43,10 @@ static int open_it(void) {
         CHECK_OK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s));
         fake_start(&fake, s[1]);
         options.fd = s[0];
-        return vhk_frontend_open(NULL, &options, &f, &err);
+        int k = vhk_frontend_open(NULL, &options, &f, &err);
+        if (k < 0)
+                CHECK_OK(close(options.fd));    /* it is the library's on success only */
+        return k;
 }
 
 static void enter(void) {

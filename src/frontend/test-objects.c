@@ -93,6 +93,21 @@ static int64_t ask(struct party *p, uint32_t id, const uint8_t uuid[16]) {
         return hear(p, id, NULL);
 }
 
+/* The answer to @p's lookup, which comes with the replies of the owner's back-end: both are dispatched while they have something to do. */
+static int64_t hear_lookup(struct party *p, int *ret_fd) {
+        for (;;) {
+                struct pollfd x[] = { { .fd = vhk_frontend_get_fd(a.f), .events = POLLIN }, { .fd = vhk_frontend_get_fd(b.f), .events = POLLIN } };
+                int64_t value = hear(p, VHK_BE_SHARED_OBJECT_LOOKUP, ret_fd);
+                if (value >= 0)
+                        return value;
+                CHECK(poll(x, 2, 10000) > 0);
+                if (x[0].revents)
+                        CHECK_OK(vhk_frontend_dispatch(a.f));
+                if (x[1].revents)
+                        CHECK_OK(vhk_frontend_dispatch(b.f));
+        }
+}
+
 static bool is_rung(struct party *p) {
         struct pollfd x = { .fd = vhk_frontend_get_fd(p->f), .events = POLLIN };
         return poll(&x, 1, 0) == 1;
@@ -165,11 +180,9 @@ TEST(a_lookup) {
         CHECK(is_rung(&a));
         CHECK_EQ(a.fake.count[VHK_FE_GET_SHARED_OBJECT], 0);
         CHECK_EQ(vhk_frontend_dispatch(a.f), 1);
+        CHECK_EQ(hear_lookup(&b, &fd), 0);
         CHECK_EQ(a.fake.count[VHK_FE_GET_SHARED_OBJECT], 1);
         CHECK(!is_rung(&a));
-        CHECK(is_rung(&b));
-        CHECK_OK(vhk_frontend_dispatch(b.f));
-        CHECK_EQ(hear(&b, VHK_BE_SHARED_OBJECT_LOOKUP, &fd), 0);
         CHECK(fd >= 0);
         close(fd);
         CHECK_EQ(hear(&b, VHK_BE_SHARED_OBJECT_ADD, NULL), 0);
@@ -183,9 +196,7 @@ TEST(a_lookup_of_ones_own) {
         begin();
         CHECK_EQ(ask(&a, VHK_BE_SHARED_OBJECT_ADD, uuid_a), 0);
         say(&a, VHK_BE_SHARED_OBJECT_LOOKUP, uuid_a);
-        CHECK_OK(vhk_frontend_dispatch(a.f));
-        CHECK_OK(vhk_frontend_dispatch(a.f));
-        CHECK_EQ(hear(&a, VHK_BE_SHARED_OBJECT_LOOKUP, &fd), 0);
+        CHECK_EQ(hear_lookup(&a, &fd), 0);
         close(fd);
         end();
 }
@@ -196,8 +207,7 @@ TEST(the_owner_has_forgotten_it) {
         say(&a, VHK_BE_SHARED_OBJECT_LOOKUP, uuid_b);
         CHECK_OK(vhk_frontend_dispatch(a.f));
         CHECK_EQ(vhk_frontend_dispatch(b.f), 1);
-        CHECK_OK(vhk_frontend_dispatch(a.f));
-        CHECK_EQ(hear(&a, VHK_BE_SHARED_OBJECT_LOOKUP, NULL), 1);
+        CHECK_EQ(hear_lookup(&a, NULL), 1);
         end();
 }
 
@@ -244,10 +254,7 @@ TEST(the_owner_takes_too_long) {
         CHECK_OK(vhk_frontend_dispatch(a.f));
         CHECK(!is_rung(&b));
         say(&b, VHK_BE_SHARED_OBJECT_LOOKUP, uuid_a);                   /* the next one works */
-        CHECK_OK(vhk_frontend_dispatch(b.f));
-        CHECK_OK(vhk_frontend_dispatch(a.f));
-        CHECK_OK(vhk_frontend_dispatch(b.f));
-        CHECK_EQ(hear(&b, VHK_BE_SHARED_OBJECT_LOOKUP, &fd), 0);
+        CHECK_EQ(hear_lookup(&b, &fd), 0);
         close(fd);
         end();
 }

@@ -9,9 +9,11 @@
 #include <time.h>
 #include <vhostkit/migration.h>
 
+#include "base/clock.h"
 #include "frontend/frontend.h"
 #include "frontend/test-fake.h"
 #include "mem/mem.h"
+#include "ring/inflight.h"
 #include "ring/ring.h"
 
 #define FEATURES (VHK_BIT(VHK_F_VERSION_1) | VHK_BIT(VHK_F_INDIRECT_DESC))
@@ -68,11 +70,16 @@ static void arrived(struct arrival *a) {
         CHECK_OK(a->k);
 }
 
+static void make_fake(struct fake *b) {
+        fake_init(b);
+        b->state.protocol_offered |= INFLIGHT | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_NET_MTU) | VHK_BIT(VHK_PF_CROSS_ENDIAN) |
+                                     VHK_BIT(VHK_PF_CRYPTO_SESSION);
+        b->state.features_offered |= VHK_BIT(3);        /* VIRTIO_NET_F_MTU */
+}
+
 static void init(void) {
-        for (unsigned i = 0; i < VHK_N(fakes); i++) {
-                fake_init(&fakes[i]);
-                fakes[i].state.protocol_offered |= INFLIGHT | VHK_BIT(VHK_PF_LOG_SHMFD);
-        }
+        for (unsigned i = 0; i < VHK_N(fakes); i++)
+                make_fake(&fakes[i]);
         snprintf(dir, sizeof(dir), "/tmp/vhk-test-again-XXXXXX");
         CHECK(mkdtemp(dir));
         snprintf(path, sizeof(path), "%s/s", dir);
@@ -375,4 +382,339 @@ TEST(without_it_the_end_is_the_end) {
         CHECK_EQ(vhk_frontend_get_status(f, &status), -EPIPE);
         CHECK_EQ(n_gone, 1);
         close_it();
+}
+
+/* ---- what was set ---- */
+
+static uint8_t get_status(void) {
+        uint8_t status = 0xee;
+
+        CHECK_OK(vhk_frontend_get_status(f, &status));
+        return status;
+}
+
+TEST(all_that_was_set_is_replayed) {
+        struct arrival a;
+        int event = eventfd(0, EFD_CLOEXEC);
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_set_memory(f, memory));
+        CHECK_OK(vhk_frontend_set_config(f, 32, &(uint8_t){ 9 }, 1, VHK_CONFIG_DRIVER));
+        CHECK_OK(vhk_frontend_set_config(f, 32, &(uint8_t){ 0 }, 1, VHK_CONFIG_DRIVER));        /* the last one counts */
+        CHECK_OK(vhk_frontend_set_config(f, 33, "ab", 2, VHK_CONFIG_DRIVER));
+        CHECK_OK(vhk_frontend_set_config(f, 35, "c", 1, VHK_CONFIG_MIGRATION));
+        CHECK_OK(vhk_frontend_set_config(f, 255, "d", 1, VHK_CONFIG_DRIVER));
+        CHECK_OK(vhk_frontend_set_mtu(f, 1400));
+        CHECK_OK(vhk_frontend_set_vring_endian(f, 2, 1));
+        CHECK_OK(vhk_frontend_set_log_fd(f, event));
+        start(1, -1);
+        ended(&fakes[0]);
+        close(event);
+        memset(fakes[1].config, 0xee, sizeof(fakes[1].config));
+        will_arrive(&a, &fakes[1], 0, false);
+        get_status();
+        arrived(&a);
+        CHECK(!memcmp(fakes[1].config + 31, "\xee\0abc\xee", 6));
+        CHECK_EQ(fakes[1].config[255], 'd');
+        CHECK_EQ(fakes[1].count[VHK_FE_SET_CONFIG], 3);
+        CHECK_EQ(fakes[1].count[VHK_FE_NET_SET_MTU], 1);
+        CHECK_EQ(fakes[1].count[VHK_FE_SET_VRING_ENDIAN], 1);
+        CHECK_EQ(fakes[1].count[VHK_FE_SET_LOG_FD], 1);
+        unsigned config_at = 0, kick_at = 0;
+        for (unsigned i = 0; i < fakes[1].total; i++) {
+                config_at = fakes[1].order[i] == VHK_FE_SET_CONFIG ? i : config_at;
+                kick_at = fakes[1].order[i] == VHK_FE_SET_VRING_KICK ? i : kick_at;
+        }
+        CHECK(config_at && config_at < kick_at);                /* before the first write of a guest */
+        close_it();
+        ended(&fakes[1]);
+}
+
+TEST(a_successor_that_does_not_take_the_configuration_will_not_do) {
+        struct arrival a;
+        uint8_t status;
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_set_config(f, 32, "", 1, VHK_CONFIG_DRIVER));
+        ended(&fakes[0]);
+        fakes[1].at = VHK_FE_SET_CONFIG;
+        fakes[1].mischief = REFUSES;
+        will_arrive(&a, &fakes[1], 0, false);
+        CHECK_EQ(vhk_frontend_get_status(f, &status), -EPIPE);
+        arrived(&a);
+        CHECK_STR(vhk_frontend_get_error(f)->rule, "frontend.other-back-end");
+        close_it();
+        ended(&fakes[1]);
+}
+
+TEST(a_device_reset_voids_what_was_written) {
+        for (int by_status = 0; by_status < 2; by_status++) {
+                struct arrival a;
+
+                open_it(false);
+                CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+                CHECK_OK(vhk_frontend_set_memory(f, memory));
+                CHECK_OK(vhk_frontend_set_config(f, 32, "", 1, VHK_CONFIG_DRIVER));
+                start(1, -1);
+                CHECK_OK(by_status ? vhk_frontend_set_status(f, 0) : vhk_frontend_reset(f));
+                ended(&fakes[0]);
+                will_arrive(&a, &fakes[1], 0, false);
+                get_status();
+                arrived(&a);
+                CHECK_EQ(fakes[1].count[VHK_FE_SET_CONFIG], 0);
+                CHECK_EQ(fakes[1].count[VHK_FE_SET_VRING_KICK], 0);
+                CHECK_EQ(fakes[1].count[VHK_FE_SET_INFLIGHT_FD], 0);
+                start(1, -1);
+                CHECK_EQ(fakes[1].count[VHK_FE_GET_INFLIGHT_FD], 1);
+                close_it();
+                ended(&fakes[1]);
+        }
+}
+
+TEST(a_log_that_was_taken_away_is_not_replayed) {
+        int log = memfd_create("log", MFD_CLOEXEC);
+        struct arrival a;
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_set_log(f, log, 0, 4096));
+        CHECK_OK(vhk_frontend_set_log(f, -1, 0, 0));
+        ended(&fakes[0]);
+        will_arrive(&a, &fakes[1], 0, false);
+        get_status();
+        arrived(&a);
+        CHECK_EQ(fakes[1].count[VHK_FE_SET_LOG_BASE], 0);
+        close_it();
+        ended(&fakes[1]);
+        close(log);
+}
+
+/* ---- the in-flight record ---- */
+
+TEST(suspended_rings_that_start_one_after_another_keep_the_record) {
+        struct vhk_ring_base base;
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_set_memory(f, memory));
+        start(0, -1);
+        start(1, -1);
+        CHECK_OK(vhk_frontend_suspend_queue(f, 0, &base));
+        CHECK_OK(vhk_frontend_suspend_queue(f, 1, &base));
+        start(0, -1);                           /* at 0: never used, or 65,536 requests later */
+        start(1, -1);
+        CHECK_EQ(fakes[0].count[VHK_FE_GET_INFLIGHT_FD], 1);
+        close_it();
+        ended(&fakes[0]);
+}
+
+/* ---- back-ends that die of what they are told ---- */
+
+/* Serves one connection after another, each in the way of @prepare, until @stop. */
+struct crash_loop { pthread_t thread; void (*prepare)(struct fake *b); unsigned n; bool stop; };
+
+static void *serve_and_crash(void *arg) {
+        struct crash_loop *l = arg;
+        struct fake *b = &fakes[1];
+        struct pollfd p = { .events = POLLIN };
+        int k;
+
+        while (!vhk_load_acquire(&l->stop)) {
+                int fd;
+                p.fd = listener.fd;
+                if (poll(&p, 1, 5) <= 0 || vhk_listener_accept(&listener, &fd) < 0)
+                        continue;
+                make_fake(b);
+                l->prepare(b);
+                b->fd = fd;
+                vhk_conn_init(&b->conn, fd);
+                p.fd = fd;
+                do {
+                        poll(&p, 1, 10000);
+                        while ((k = vhk_conn_receive(&b->conn)) == VHK_CONN_HEADER || k == VHK_CONN_MESSAGE)
+                                if (k == VHK_CONN_MESSAGE)
+                                        fake_message(b);
+                } while (k == VHK_CONN_AGAIN);
+                vhk_conn_done(&b->conn);
+                vhk_close(&b->channel);
+                l->n++;
+        }
+        return NULL;
+}
+
+static void begin_crashing(struct crash_loop *l, void (*prepare)(struct fake *b)) {
+        *l = (struct crash_loop){ .prepare = prepare };
+        CHECK_OK(pthread_create(&l->thread, NULL, serve_and_crash, l));
+}
+
+static void end_crashing(struct crash_loop *l) {
+        vhk_store_release(&l->stop, true);
+        pthread_join(l->thread, NULL);
+}
+
+static void die_of_get_config(struct fake *b) {
+        b->at = VHK_FE_GET_CONFIG;
+        b->mischief = CLOSES;
+}
+
+TEST(a_message_that_kills_each_back_end_is_given_up_and_named) {
+        struct crash_loop l;
+        uint8_t config[8];
+
+        open_it(false);
+        f->options.limit_ns = f->options.reconnect_ns = 3600 * SECOND;
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        ended(&fakes[0]);
+        begin_crashing(&l, die_of_get_config);
+        CHECK_EQ(vhk_frontend_get_config(f, 0, config, 8), -EPIPE);
+        end_crashing(&l);
+        CHECK(l.n >= 4 && l.n < 20);
+        CHECK_EQ(n_gone, 1);
+        CHECK_STR(vhk_frontend_get_error(f)->rule, "frontend.keeps-dying");
+        CHECK(strstr(vhk_frontend_get_error(f)->text, "GET_CONFIG"));
+        close_it();
+}
+
+TEST(a_call_ends_at_its_limit_however_many_back_ends_die_of_it) {
+        struct crash_loop l;
+        uint8_t config[8];
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        ended(&fakes[0]);
+        f->options.limit_ns = SECOND / 50;
+        begin_crashing(&l, die_of_get_config);
+        CHECK_EQ(vhk_frontend_get_config(f, 0, config, 8), -ETIMEDOUT);
+        end_crashing(&l);
+        CHECK_EQ(n_gone, 0);
+        close_it();
+}
+
+/* In the replay, before all is set up ... */
+static void die_of_start(struct fake *b) {
+        b->at = VHK_FE_SET_VRING_ENABLE;
+        b->mischief = CLOSES;
+}
+
+/* ... and after it: SET_STATUS, whose acknowledgement still comes, is the last message. */
+static void die_when_all_is_said(struct fake *b) {
+        b->at = VHK_FE_SET_STATUS;
+        b->skip = 2;
+        b->mischief = ANSWERS_AND_CLOSES;
+}
+
+static void check_killing_request(void (*prepare)(struct fake *b)) {
+        struct vhk_inflight_split record = { .version = 1, .n_entries = 1024 };
+        size_t region = (vhk_inflight_split_bytes(1024) + 63) & ~(size_t)63;
+        struct vhk_inflight_split_entry entry = { .inflight = 1, .counter = 3 };
+        int fd = memfd_create("record", MFD_CLOEXEC);
+        struct crash_loop l;
+
+        open_it(false);
+        CHECK_OK(ftruncate(fd, 1 << 20));
+        fakes[0].record = fd;
+        CHECK_OK(vhk_frontend_set_status(f, 0));
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_set_memory(f, memory));
+        start(1, -1);
+        CHECK_OK(vhk_frontend_set_status(f, 15));
+        /* the device took descriptor 5 of ring 1, and died */
+        CHECK_EQ(pwrite(fd, &record, sizeof(record), (off_t)region), (ssize_t)sizeof(record));
+        CHECK_EQ(pwrite(fd, &entry, sizeof(entry), (off_t)(region + sizeof(record) + 5 * sizeof(entry))), (ssize_t)sizeof(entry));
+        ended(&fakes[0]);
+        f->options.reconnect_ns = 3600 * SECOND;
+        begin_crashing(&l, prepare);
+        struct pollfd p = { .fd = vhk_frontend_get_fd(f), .events = POLLIN };
+        int k = 0;
+        while (k >= 0) {
+                CHECK_EQ(poll(&p, 1, 10000), 1);
+                k = vhk_frontend_dispatch(f);
+        }
+        end_crashing(&l);
+        CHECK_EQ(k, -EPIPE);
+        CHECK_STR(vhk_frontend_get_error(f)->rule, "frontend.keeps-dying");
+        CHECK_MSG(strstr(vhk_frontend_get_error(f)->text, "descriptor 5 of ring 1"), "%s", vhk_frontend_get_error(f)->text);
+        close_it();
+        close(fd);
+}
+
+TEST(a_request_in_the_record_that_kills_each_back_end_is_given_up_and_named) {
+        check_killing_request(die_of_start);
+        check_killing_request(die_when_all_is_said);
+}
+
+/* ---- nobody is waited for ---- */
+
+TEST(dispatch_does_not_wait_for_a_back_end_that_accepts_and_is_silent) {
+        struct pollfd p;
+        struct arrival a;
+
+        open_it(false);
+        f->options.limit_ns = f->options.reconnect_ns = 3600 * SECOND;
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        ended(&fakes[0]);                       /* the socket still listens: who connects waits to be accepted */
+        p = (struct pollfd){ .fd = vhk_frontend_get_fd(f), .events = POLLIN };
+        for (unsigned i = 0; i < 5; i++) {
+                poll(&p, 1, 5);
+                CHECK_EQ(vhk_frontend_dispatch(f), 0);
+        }
+        CHECK_EQ(n_back, 0);
+        will_arrive(&a, &fakes[1], 0, false);   /* it goes on with the connection that waited */
+        while (!n_back) {
+                CHECK_EQ(poll(&p, 1, 10000), 1);
+                CHECK_OK(vhk_frontend_dispatch(f));
+        }
+        arrived(&a);
+        CHECK_EQ(fakes[1].state.features & FEATURES, FEATURES);
+        close_it();
+        ended(&fakes[1]);
+}
+
+TEST(a_call_goes_on_with_what_dispatch_has_begun) {
+        struct arrival a;
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        ended(&fakes[0]);
+        CHECK_EQ(vhk_frontend_dispatch(f), 0);
+        will_arrive(&a, &fakes[1], 10, false);
+        get_status();
+        arrived(&a);
+        CHECK_EQ(n_back, 1);
+        close_it();
+        ended(&fakes[1]);
+}
+
+TEST(closing_looks_for_nobody) {
+        open_it(false);
+        f->options.limit_ns = f->options.reconnect_ns = 3600 * SECOND;
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_set_memory(f, memory));
+        start(0, -1);
+        start(1, -1);
+        ended(&fakes[0]);
+        CHECK_OK(vhk_frontend_prepare_close(f));
+        CHECK_EQ(vhk_frontend_stop_queue(f, 0, NULL), -EPIPE);
+        CHECK_EQ(vhk_frontend_stop_queue(f, 1, NULL), -EPIPE);
+        CHECK_EQ(vhk_frontend_dispatch(f), -EPIPE);
+        close_it();
+}
+
+TEST(crypto_sessions_do_not_survive) {
+        uint8_t session[1072] = { 0 }, status;
+        struct arrival a;
+        uint64_t id;
+
+        open_it(false);
+        CHECK_OK(vhk_frontend_set_features(f, FEATURES));
+        CHECK_OK(vhk_frontend_crypto_create(f, VHK_CRYPTO_FORM_1072, session, &id));
+        ended(&fakes[0]);
+        will_arrive(&a, &fakes[1], 0, true);
+        arrived(&a);
+        CHECK_EQ(vhk_frontend_get_status(f, &status), -EPIPE);
+        CHECK_STR(vhk_frontend_get_error(f)->rule, "frontend.crypto");
+        close_it();
+        fake_stop(&fakes[1]);
 }

@@ -63,7 +63,10 @@ static int open_with(const struct vhk_frontend_shmem *c) {
         fake_start(&fake, s[1]);
         o.fd = s[0];
         f = NULL;
-        return vhk_frontend_open(NULL, &o, &f, &err);
+        int k = vhk_frontend_open(NULL, &o, &f, &err);
+        if (k < 0)
+                CHECK_OK(close(o.fd));          /* it is the library's on success only */
+        return k;
 }
 
 static void init(void) {

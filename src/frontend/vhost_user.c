@@ -16,6 +16,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 
 #define TAKEN                                                                                                           \
@@ -50,7 +51,7 @@ static struct vhk_vhost_user *vu_of(struct vhk_frontend *f) {
 
 static int set_features(struct vhk_frontend *f, uint64_t features) {
         struct vhk_vhost_user *u = vu_of(f);
-        uint64_t all = features | (u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES));
+        uint64_t all = features | (u->state.features_offered & VHK_BIT(VHK_F_PROTOCOL_FEATURES)) | (u->set.logs_data ? VHK_BIT(VHK_F_LOG_ALL) : 0);
 
         if (features & ~f->info.features)
                 return vhk_frontend_fail(f, -EINVAL, "frontend.features", "features 0x%llx are not on offer",
@@ -60,7 +61,7 @@ static int set_features(struct vhk_frontend *f, uint64_t features) {
                 k = vhk_vu_settle(u);
         if (k < 0)
                 return k;
-        u->state.features = u->said_features = all;
+        u->state.features = u->set.features = all;
         f->info.acked = features;
         return vhk_vu_tell_memory(u);
 }
@@ -92,17 +93,26 @@ static int get_config(struct vhk_frontend *f, uint32_t off, void *ret_buf, uint3
         return 0;
 }
 
-static int set_config(struct vhk_frontend *f, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
-        struct vhk_vhost_user *u = vu_of(f);
+int vhk_vu_send_config(struct vhk_vhost_user *u, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
         struct vhk_p_config p = { .offset = off, .len = n,
                 .flags = from == VHK_CONFIG_MIGRATION ? VHK_CONFIG_FLAG_MIGRATION : VHK_CONFIG_FLAG_GUEST };
 
+        memcpy(p.data, buf, n);
+        int ret = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_CONFIG, .payload = &p, .size = (uint32_t)CONFIG_HEAD + n }, NULL, NULL);
+        return ret < 0 ? ret : vhk_vu_settle(u);
+}
+
+static int set_config(struct vhk_frontend *f, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
+        struct vhk_vhost_user *u = vu_of(f);
+
         int k = config_range(f, off, n);
+        if (k == 0)
+                k = vhk_vu_send_config(u, off, buf, n, from);
         if (k < 0)
                 return k;
-        memcpy(p.data, buf, n);
-        k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_CONFIG, .payload = &p, .size = (uint32_t)CONFIG_HEAD + n }, NULL, NULL);
-        return k < 0 ? k : vhk_vu_settle(u);
+        memcpy(u->set.config + off, buf, n);
+        memset(u->set.config_from + off, 1 + (int)from, n);
+        return 0;
 }
 
 static int get_status(struct vhk_frontend *f, uint8_t *ret_status) {
@@ -114,16 +124,20 @@ static int get_status(struct vhk_frontend *f, uint8_t *ret_status) {
         return k;
 }
 
+/* 0 is a device reset, as RESET_DEVICE is one. */
 static int set_status(struct vhk_frontend *f, uint8_t status) {
-        int k = vhk_vu_call_u64(vu_of(f), VHK_FE_SET_STATUS, status);
+        struct vhk_vhost_user *u = vu_of(f);
 
-        if (k == 0) {
-                vu_of(f)->status = status;
-                vu_of(f)->has_status = true;
-        }
-        if (k == 0 && !status)
-                vhk_vu_shmem_forget(vu_of(f));
-        return k < 0 ? k : vhk_vu_settle(vu_of(f));
+        int k = vhk_vu_call_u64(u, VHK_FE_SET_STATUS, status);
+        if (k == 0)
+                k = vhk_vu_settle(u);
+        if (k < 0)
+                return k;
+        if (!status)
+                vhk_vu_after_reset(u);
+        u->set.status = status;
+        u->set.has_status = true;
+        return 0;
 }
 
 static int reset(struct vhk_frontend *f) {
@@ -133,14 +147,7 @@ static int reset(struct vhk_frontend *f) {
         if (k == 0)
                 k = vhk_vu_settle(u);
         if (k == 0)
-                for (unsigned i = 0; i < MAX_QUEUES; i++)
-                        u->started[i] = u->rings[i].wanted = false;
-        if (k == 0)
-                vhk_close(&u->record_fd);       /* of a life that is over */
-        if (k == 0)
-                vhk_vu_shmem_forget(u);
-        if (k == 0)
-                vhk_vu_notifiers_forget(u);
+                vhk_vu_after_reset(u);
         return k;
 }
 
@@ -172,6 +179,29 @@ static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
         return k;
 }
 
+/* A ring that did not start is as it was: stopped. The failure's story stays. */
+static void undo_start(struct vhk_vhost_user *u, unsigned i) {
+        struct vhk_error why = u->f.error;
+        struct vhk_p_vring_state p = { .index = i };
+
+        u->started[i] = false;
+        if (!u->f.end.code)
+                (void)vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_GET_VRING_BASE, .payload = &p, .size = sizeof(p) }, NULL, NULL);
+        u->f.error = why;
+}
+
+/* From SET_VRING_KICK on the ring runs. */
+static int run_ring(struct vhk_vhost_user *u, unsigned i, int kick_fd, bool enable) {
+        int ret = call_fd(u, VHK_FE_SET_VRING_KICK, i, kick_fd);
+
+        if (ret < 0)
+                return ret;
+        u->started[i] = true;
+        if (u->f.info.capabilities & VHK_CAP_ENABLE)
+                ret = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, enable);
+        return ret < 0 ? ret : vhk_vu_settle(u);
+}
+
 int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr, bool enable) {
         int k = vhk_vu_call_state(u, VHK_FE_SET_VRING_NUM, i, s->num);
 
@@ -184,13 +214,10 @@ int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
         if (k == 0)
                 k = call_fd(u, VHK_FE_SET_VRING_CALL, i, s->call_fd);
         if (k == 0)
-                k = call_fd(u, VHK_FE_SET_VRING_KICK, i, s->kick_fd);
-        if (k < 0)
-                return k;
-        u->started[i] = true;
-        if (u->f.info.capabilities & VHK_CAP_ENABLE)
-                k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, enable);
-        return k < 0 ? k : vhk_vu_settle(u);
+                k = run_ring(u, i, s->kick_fd, enable);
+        if (k < 0 && u->started[i])
+                undo_start(u, i);
+        return k;
 }
 
 static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
@@ -208,7 +235,8 @@ static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring
         if (k == 0)
                 k = vhk_vu_send_ring(u, i, s, &addr, true);
         if (k == 0)
-                u->rings[i] = (struct vhk_vu_ring){ .setup = *s, .addr = addr, .wanted = true };
+                u->set.rings[i] = (struct vhk_vu_ring){ .setup = *s, .addr = addr, .replayed = s->base.used, .wanted = true,
+                                                        .endian = u->set.rings[i].endian };
         if (k == 0 && s->kick_fd >= 0)
                 vhk_peer_notify(s->kick_fd);
         return k;
@@ -224,7 +252,7 @@ static int stop_by(struct vhk_frontend *f, enum vhk_msg_id id, unsigned i, struc
                 k = vhk_vu_call(u, &(struct vhk_vu_call){ .id = id, .payload = &p, .size = sizeof(p) }, &reply, NULL);
         if (k < 0)
                 return k;
-        u->started[i] = u->rings[i].wanted = false;
+        u->started[i] = u->set.rings[i].wanted = false;
         if (ret_base)
                 *ret_base = vhk_frontend_decode_base(u->state.features, reply.vring_state.num);
         return 0;
@@ -245,7 +273,7 @@ static int enable_queue(struct vhk_frontend *f, unsigned i, int on) {
         if (k == 0)
                 k = vhk_vu_call_state(u, VHK_FE_SET_VRING_ENABLE, i, !!on);
         if (k == 0)
-                u->rings[i].disabled = !on;
+                u->set.rings[i].disabled = !on;
         return k < 0 ? k : vhk_vu_settle(u);
 }
 
@@ -256,7 +284,7 @@ static int set_call_fd(struct vhk_frontend *f, unsigned i, int fd) {
         if (k == 0)
                 k = call_fd(u, VHK_FE_SET_VRING_CALL, i, fd);
         if (k == 0)
-                u->rings[i].setup.call_fd = fd;
+                u->set.rings[i].setup.call_fd = fd;
         return k < 0 ? k : vhk_vu_settle(u);
 }
 
@@ -267,14 +295,16 @@ static int get_fd(struct vhk_frontend *f) {
 }
 
 static int dispatch(struct vhk_frontend *f) {
-        int n = vhk_vu_serve(vu_of(f));
-        if (n >= 0 && vu_of(f)->n_translations) {
-                int e = vhk_vu_send_translations(vu_of(f));
-                n = e < 0 ? e : n;
-        }
-        int m = n < 0 ? n : vhk_vu_serve_lookups(vu_of(f));
-        int k = m < 0 ? m : vhk_vu_listen_for_end(vu_of(f));
+        struct vhk_vhost_user *u = vu_of(f);
 
+        int n = vhk_vu_serve(u);
+        int k = n < 0 ? n : vhk_vu_take_replies(u);
+        int m = k < 0 ? k : vhk_vu_serve_lookups(u);
+        if (m >= 0)
+                k = vhk_vu_send_translations(u);
+        vhk_vu_arm_timer(u);
+        if (m < 0)
+                return m;
         return k < 0 ? k : n + m;
 }
 
@@ -285,8 +315,9 @@ static void free_all(struct vhk_vhost_user *u) {
         vhk_conn_done(&u->conn);
         vhk_close(&u->epoll_fd);
         vhk_close(&u->timer_fd);
-        vhk_close(&u->record_fd);
-        vhk_close(&u->log_fd);
+        vhk_close(&u->set.record_fd);
+        vhk_close(&u->set.log_fd);
+        vhk_close(&u->set.log_event_fd);
         vhk_listener_close(&u->listener);
         free(u->spec);
         free(u->lent);
@@ -324,28 +355,36 @@ static const struct vhk_frontend_ops ops = {
         .iotlb_update = vhk_vu_iotlb_update, .iotlb_invalidate = vhk_vu_iotlb_invalidate,
         .get_fd = get_fd, .dispatch = dispatch, .close = close_, .suspend_queue = suspend_queue,
         .get_shmem_config = vhk_vu_get_shmem_config, .gone = vhk_vu_gone, .reconnect = vhk_vu_reconnect, .disconnect = vhk_vu_disconnect, .set_alarm = vhk_vu_set_alarm,
+        .get_progress = vhk_vu_get_progress,
 };
 
 /* ---- opening ---- */
 
-/* Waits for one connection. The listener stays only if others may have to be accepted. */
-static int accept_one(struct vhk_vhost_user *u, bool again, int *ret_fd, struct vhk_error *ret_e) {
-        uint64_t limit_ns = again ? 0 : u->f.options.connect_ns ? u->f.options.connect_ns : LISTEN_NS;
+/* Waits for one connection, until @deadline. */
+static int accept_until(struct vhk_vhost_user *u, uint64_t deadline, int *ret_fd) {
         struct pollfd p = { .fd = u->listener.fd, .events = POLLIN };
 
-        int k = vhk_fd_set_nonblock(p.fd, true);
+        for (;;) {
+                int k = vhk_listener_accept(&u->listener, ret_fd);
+                if (k != -EAGAIN)
+                        return k;
+                int ms = vhk_poll_timeout_ms(deadline);
+                if (!ms)
+                        return -ETIMEDOUT;
+                if (poll(&p, 1, ms) < 0 && errno != EINTR)
+                        return vhk_errno();
+        }
+}
+
+static int accept_one(struct vhk_vhost_user *u, bool again, int *ret_fd, struct vhk_error *ret_e) {
+        uint64_t limit_ns = u->f.options.connect_ns ? u->f.options.connect_ns : LISTEN_NS;
+
+        int k = vhk_fd_set_nonblock(u->listener.fd, true);
         if (k == 0)
-                k = vhk_listener_accept(&u->listener, ret_fd);
-        if (k == -EAGAIN) {
-                uint64_t ms = VHK_MIN((limit_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
-                k = poll(&p, 1, (int)ms) > 0 ? vhk_listener_accept(&u->listener, ret_fd) : -ETIMEDOUT;
-        }
-        if (!again && (k < 0 || !u->f.options.reconnect_ns)) {
-                vhk_listener_close(&u->listener);
-                u->listener.fd = -1;
-        }
-        if (k == -ETIMEDOUT || k == -EAGAIN)
-                return vhk_error_set(ret_e, -ETIMEDOUT, "frontend.nobody-came", "no back-end connected to %s within %.3g s", u->name, (double)limit_ns / 1e9);
+                k = accept_until(u, again ? 0 : vhk_time_after(vhk_now_ns(), limit_ns), ret_fd);
+        if (k == -ETIMEDOUT)
+                return vhk_error_set(ret_e, -ETIMEDOUT, "frontend.nobody-came", "no back-end connected to %s within %.3g s", u->name,
+                                     again ? 0 : (double)limit_ns / 1e9);
         return k < 0 ? vhk_error_set(ret_e, k, "frontend.accept", "cannot accept a connection on %s: %s", u->name, strerror(-k)) : 0;
 }
 
@@ -355,13 +394,11 @@ static int inherit(struct vhk_vhost_user *u, int *ret_fd, struct vhk_error *ret_
         int k = vhk_sock_classify(fd, ret_e);
         if (k == 0) {
                 u->f.options.reconnect_ns = 0;  /* there is no way to find it again */
-                *ret_fd = fd;
-                return 0;
+                *ret_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);        /* the caller's own is closed when all has gone well */
+                return *ret_fd < 0 ? vhk_error_set(ret_e, vhk_errno(), "frontend.open", "descriptor %d: %s", fd, strerror(errno)) : 0;
         }
-        if (k < 0) {
-                vhk_close(&fd);
+        if (k < 0)
                 return k;
-        }
         u->listener = (struct vhk_listener){ .fd = fd };
         return accept_one(u, false, ret_fd, ret_e);
 }
@@ -508,11 +545,9 @@ static uint32_t capabilities(const struct vhk_vhost_user *u) {
 }
 
 /* The order of QEMU's front-end, which every back-end has seen. */
-static int handshake(struct vhk_vhost_user *u) {
-        int k = vhk_vu_get_u64(u, VHK_FE_GET_FEATURES, &u->state.features_offered);
+int vhk_vu_handshake(struct vhk_vhost_user *u) {
+        int k = negotiate_protocol(u);
 
-        if (k == 0)
-                k = negotiate_protocol(u);
         if (k == 0)
                 k = ask_sizes(u);
         if (k == 0 && vhk_vu_has(u, VHK_PF_BACKEND_REQ))
@@ -534,8 +569,7 @@ int vhk_vu_attach(struct vhk_vhost_user *u, int fd) {
 
         if (k < 0)
                 return vhk_frontend_fail(&u->f, k, "frontend.open", "cannot use the socket: %s", strerror(-k));
-        k = watch(u, u->conn.fd);
-        return k < 0 ? k : handshake(u);
+        return watch(u, u->conn.fd);
 }
 
 static int make_epoll(struct vhk_vhost_user *u) {
@@ -558,7 +592,9 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
         u->f = (struct vhk_frontend){ .ops = &ops, .options = *o, .info = { .size = sizeof(u->f.info), .virtio_id = o->virtio_id, .iova_last = UINT64_MAX },
                 .log = { o->log, o->log_arg, NULL }, .trace = { o->trace, o->trace_arg, NULL }, .busy = true };
         u->f.log.limit = &u->f.log_limit;
-        u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = u->record_fd = u->log_fd = -1;
+        u->conn.fd = u->channel.fd = u->epoll_fd = u->timer_fd = u->listener.fd = -1;
+        u->set.record_fd = u->set.log_fd = u->set.log_event_fd = -1;
+        u->retry_at = UINT64_MAX;
         u->display.conn.fd = -1;
         u->f.error = (struct vhk_error){ .rule = "frontend.ok", .text = "nothing has failed" };
         u->objects.ask_bell = u->objects.answer_bell = u->objects.fd = -1;
@@ -573,28 +609,49 @@ static struct vhk_vhost_user *make(const char *spec, const struct vhk_frontend_o
         return NULL;
 }
 
-int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
-        struct vhk_vhost_user *u = make(spec, o);
+/* The caller's descriptor is ours now. One that was connected has a duplicate; a listener is used as it is. */
+static void take_descriptor(struct vhk_vhost_user *u) {
+        if (u->f.options.has_fd && u->listener.fd != u->f.options.fd)
+                close(u->f.options.fd);
+        if (u->f.options.reconnect_ns)
+                return;
+        vhk_listener_close(&u->listener);       /* nobody else is accepted */
+        u->listener.fd = -1;
+}
+
+static int connect_and_greet(struct vhk_vhost_user *u, struct vhk_error *ret_e) {
         int fd;
 
-        if (!u)
-                return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
-        int k = vhk_vu_find_endpoint(u, spec, false, &fd, ret_e);
-        if (k < 0) {
-                free_all(u);
+        int k = vhk_vu_find_endpoint(u, u->spec, false, &fd, ret_e);
+        if (k < 0)
                 return k;
-        }
+        u->f.deadline = vhk_time_after(vhk_now_ns(), u->f.options.limit_ns);
         k = make_epoll(u);
         if (k < 0)
                 close(fd);
-        else
+        if (k == 0)
                 k = vhk_vu_attach(u, fd);
+        if (k == 0)
+                k = vhk_vu_get_u64(u, VHK_FE_GET_FEATURES, &u->state.features_offered);
+        if (k == 0)
+                k = vhk_vu_handshake(u);
+        return k < 0 ? vhk_error_set(ret_e, k, u->f.error.rule, "%s", u->f.error.text) : 0;
+}
+
+int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
+        struct vhk_vhost_user *u = make(spec, o);
+
+        if (!u)
+                return vhk_error_set(ret_e, -ENOMEM, "frontend.memory", "out of memory");
+        int k = connect_and_greet(u, ret_e);
         if (k < 0) {
-                vhk_error_set(ret_e, k, u->f.error.rule, "%s", u->f.error.text);
+                if (o->has_fd && u->listener.fd == o->fd)
+                        u->listener.fd = -1;    /* stays the caller's */
                 free_all(u);
                 return k;
         }
-        u->said_protocol = u->state.protocol;
+        take_descriptor(u);
+        u->set.protocol = u->state.protocol;
         u->f.busy = false;
         *ret_f = &u->f;
         return 0;

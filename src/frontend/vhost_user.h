@@ -53,6 +53,44 @@ struct vhk_vu_display {
 };
 
 #define VHK_VU_TRANSLATIONS 256u        /* as many as rings: each waits for one at most */
+#define VHK_VU_POSTED 64u
+
+/* A request whose reply is taken when it comes, see vhk_vu_post(). */
+struct vhk_vu_posted {
+        struct vhk_hdr header;
+        const struct vhk_row *row;
+        uint64_t deadline;              /* CLOCK_MONOTONIC */
+        uint64_t ticket;                /* GET_SHARED_OBJECT: whose lookup it is */
+};
+
+/*
+ * All that was set through the front-end, and nothing else: what another back-end is told after a reconnection, in the order of
+ * replay() in reconnect.c. A device reset takes back what the comments say.
+ */
+struct vhk_vu_settings {
+        uint64_t protocol;
+        uint64_t features;              /* as sent; LOG_ALL follows @logs_data */
+        bool logs_data;
+        bool has_status;
+        uint8_t status;                 /* until a reset */
+        uint16_t mtu;                   /* 0: not set */
+        uint8_t config[VHK_MAX_CONFIG];         /* bytes that were written ... */
+        uint8_t config_from[VHK_MAX_CONFIG];    /* ... until a reset: 1 + enum vhk_config_origin; 0: not written */
+        unsigned n_crypto_sessions;     /* until a reset; another back-end cannot have them */
+        struct vhk_memory *memory;      /* the caller's */
+        int log_fd;                     /* of the dirty log: our duplicate; -1: none */
+        uint64_t log_offset, log_size;
+        int log_event_fd;               /* SET_LOG_FD: our duplicate; -1: none */
+        int record_fd;                  /* of the in-flight record, until a reset; -1: none */
+        struct vhk_p_inflight record;
+        struct vhk_vu_ring {
+                struct vhk_ring_setup setup;
+                struct vhk_p_vring_addr addr;
+                uint16_t replayed;      /* used index that this connection began with */
+                bool wanted, disabled;  /* until a reset */
+                uint8_t endian;         /* 1 + what SET_VRING_ENDIAN said; 0: nothing */
+        } rings[256];
+};
 
 struct vhk_vhost_user {
         struct vhk_frontend f;
@@ -62,29 +100,20 @@ struct vhk_vhost_user {
         struct vhk_wire_state state;
         int epoll_fd;                   /* both sockets, for vhk_frontend_get_fd() */
         bool answered;                  /* it has answered once: then it is a vhost-user back-end */
-        bool started[256];              /* rings */
+        bool started[256];              /* rings of this connection */
         bool has_notifier[256];         /* the caller maps a page for its kicks */
         /* ---- for another back-end (reconnect.c) ---- */
         char *spec;                     /* NULL: an inherited connection */
         struct vhk_listener listener;   /* stays open if we listen and would reconnect; fd -1: none */
         int timer_fd;                   /* the next try; in the epoll set; -1: none */
-        uint64_t said_protocol, said_features;
-        uint8_t status;
-        bool has_status;
-        struct vhk_memory *memory;      /* lent last; the caller's */
-        int record_fd;                  /* of the in-flight record; -1: none */
-        int log_fd;                     /* of the dirty log; -1: none, or nobody is looked for */
-        uint64_t log_offset, log_size;
-        struct vhk_p_inflight record;
-        struct vhk_vu_ring {
-                struct vhk_ring_setup setup;
-                struct vhk_p_vring_addr addr;
-                bool wanted, disabled;
-        } rings[256];
+        uint64_t retry_at;              /* CLOCK_MONOTONIC; UINT64_MAX: no try is due */
+        bool probing;                   /* connected again: the reply to the first request is awaited, by dispatch without waiting */
+        struct vhk_vu_settings set;
         struct vhk_lent *lent;          /* in order of gpa */
         struct vhk_p_iotlb translations[VHK_VU_TRANSLATIONS];   /* that were missed, to be sent when the call at hand is over */
         unsigned n_translations;
-        bool in_translations;
+        struct vhk_vu_posted posted[VHK_VU_POSTED];             /* in order of their replies */
+        unsigned n_posted;
         unsigned n_lent;
         struct vhk_vu_shmem shmem;
         struct vhk_vu_objects objects;
@@ -116,15 +145,25 @@ int vhk_vu_get_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t *ret_v
 int vhk_vu_settle(struct vhk_vhost_user *u);
 /* Requests on the channel that are there. Number, or a negative errno: the connection has ended. */
 int vhk_vu_serve(struct vhk_vhost_user *u);
-/* Is there news on the main socket, where none is due? 0, or a negative errno: the connection has ended. */
-int vhk_vu_listen_for_end(struct vhk_vhost_user *u);
+/* Send a request without waiting: its reply is taken when it comes, in order, by the next call or dispatch. -EAGAIN: VHK_VU_POSTED are
+ * unanswered; otherwise as vhk_vu_call(). One that is not answered within limit_ns ends the connection. */
+int vhk_vu_post(struct vhk_vhost_user *u, const struct vhk_vu_call *c, uint64_t ticket);
+/* Take the replies of posted requests that are there; where none is due, a message or an end of the connection is one.
+ * 0, or a negative errno: the connection has ended. Never waits. */
+int vhk_vu_take_replies(struct vhk_vhost_user *u);
+/* Wait until no posted request is unanswered, at most until the call's deadline. */
+int vhk_vu_await_replies(struct vhk_vhost_user *u);
+/* The front-end's descriptor becomes readable when the next time limit or try is due. */
+void vhk_vu_arm_timer(struct vhk_vhost_user *u);
 
 /* ---- vhost_user.c, for reconnect.c ---- */
 
 /* A connected socket; @again: without waiting for anybody. */
 int vhk_vu_find_endpoint(struct vhk_vhost_user *u, const char *spec, bool again, int *ret_fd, struct vhk_error *ret_e);
-int vhk_vu_attach(struct vhk_vhost_user *u, int fd);            /* takes @fd; the handshake as well */
+int vhk_vu_attach(struct vhk_vhost_user *u, int fd);            /* takes @fd */
+int vhk_vu_handshake(struct vhk_vhost_user *u);                 /* after GET_FEATURES */
 int vhk_vu_send_ring(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s, const struct vhk_p_vring_addr *addr, bool enable);
+int vhk_vu_send_config(struct vhk_vhost_user *u, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from);
 
 void vhk_vu_gone(struct vhk_frontend *f);
 
@@ -144,8 +183,11 @@ void vhk_vu_notifiers_forget(struct vhk_vhost_user *u);
 
 /* Before ring @i starts: its requests in flight will be recorded, where that was negotiated. */
 int vhk_vu_track(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_setup *s);
-int vhk_vu_reconnect(struct vhk_frontend *f);
+int vhk_vu_reconnect(struct vhk_frontend *f, bool may_wait);
 void vhk_vu_disconnect(struct vhk_frontend *f);
+enum vhk_frontend_progress vhk_vu_get_progress(struct vhk_frontend *f, char *text, size_t n);
+/* A device reset: what was set until then is forgotten, and what the back-end had mapped here is taken back. */
+void vhk_vu_after_reset(struct vhk_vhost_user *u);
 void vhk_vu_set_alarm(struct vhk_frontend *f, uint64_t ns);
 
 /* ---- migrate.c ---- */
@@ -178,7 +220,7 @@ void vhk_vu_shmem_forget(struct vhk_vhost_user *u);
 bool vhk_vu_has_iommu(const struct vhk_vhost_user *u);          /* ACCESS_PLATFORM is in use */
 /* A miss or a failed access on the channel: is it to be acknowledged? */
 bool vhk_vu_missed(struct vhk_vhost_user *u, const struct vhk_p_iotlb *p);
-/* No call is at hand: what was missed. 0, or the end of the connection */
+/* Post what was missed, as much as fits. 0, or the end of the connection */
 int vhk_vu_send_translations(struct vhk_vhost_user *u);
 /* Before rings start, and when memory was lent: all of it, if guest addresses are I/O addresses. */
 int vhk_vu_tell_memory(struct vhk_vhost_user *u);
@@ -198,8 +240,10 @@ int vhk_vu_object_lookup(struct vhk_vhost_user *u, const uint8_t uuid[16], struc
 /* The answer is there (a descriptor that is the caller's, or -1), or it took too long. */
 bool vhk_vu_lookup_is_over(struct vhk_vhost_user *u, int *ret_fd);
 uint64_t vhk_vu_lookup_deadline(const struct vhk_vhost_user *u);        /* UINT64_MAX: there is none */
-/* Asks our back-end for what others look up. Number, or a negative errno: the connection has ended. */
+/* Ask our back-end for what others look up, without waiting. Number, or a negative errno: the connection has ended. */
 int vhk_vu_serve_lookups(struct vhk_vhost_user *u);
+/* The back-end's reply, or -1; takes @fd. */
+void vhk_vu_answer_lookup(struct vhk_vhost_user *u, uint64_t ticket, int fd);
 
 /* ---- display.c ---- */
 
