@@ -51,13 +51,16 @@ struct vhk_memory *vhk_memory_free(struct vhk_memory *m);
  */
 int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r);
 
-/** vhk_memory_remove() - remove the region with exactly that address and length. -ENOENT. */
+/** vhk_memory_remove() - remove the region with exactly that address and length (or the one that vhk_memory_alloc() was asked for). -ENOENT. */
 int vhk_memory_remove(struct vhk_memory *m, vhk_gpa_t gpa, uint64_t len);
 
 /**
  * vhk_memory_alloc() - memory for a driver that has no guest: a new region of a memfd that is sealed against shrinking,
  * mapped here, at a guest address above all others; freed with the table
- * @len: bytes, rounded up to 4096
+ * @len: bytes, rounded up to 2 MiB
+ *
+ * Guest address, address here, length and offset in the file are multiples of 2 MiB, for back-ends that map whole huge pages (SPDK's
+ * vhost target); of 4096 bytes where the range that was set has no room for that. Pages that are not touched cost nothing.
  *
  * -ENOSPC: no room left in the range that was set.
  */

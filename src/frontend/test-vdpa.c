@@ -146,7 +146,7 @@ TEST(status_by_the_carrier) {
         CHECK_OK(vhk_frontend_set_features(f, 1ull << 32));
         CHECK_STR(done(), "status 3 features 300000000 status 11");
         lend(4);
-        CHECK_STR(done(), "begin 0 map 0 200000+4000 end 0");
+        CHECK_STR(done(), "begin 0 map 0 200000+200000 end 0");
         s.kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
         s.base.avail = 9;
         CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
@@ -159,7 +159,7 @@ TEST(status_by_the_carrier) {
         CHECK_EQ(base.avail, 9);
         /* it cannot be resumed: it begins anew, and is where it was */
         CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
-        CHECK_STR(done(), "status 0 begin 0 unmap 0 200000+4000 map 0 200000+4000 end 0 status 3 features 300000000 status 11 "
+        CHECK_STR(done(), "status 0 begin 0 unmap 0 200000+200000 map 0 200000+200000 end 0 status 3 features 300000000 status 11 "
                           "num 1=16 base 1=9 addr 1=200000,201000,202000 enable 1=1 status 15");
         CHECK_OK(vhk_frontend_set_call_fd(f, 1, s.kick_fd));
         CHECK_EQ(fake.rings[1].call, s.kick_fd);
@@ -221,7 +221,7 @@ TEST(status_by_the_caller) {
         CHECK_OK(vhk_frontend_reset(f));
         CHECK_STR(done(), "status 0");                  /* it may be the last word; if not: */
         CHECK_OK(vhk_frontend_set_status(f, 3));
-        CHECK_STR(done(), "begin 0 unmap 0 200000+4000 map 0 200000+4000 end 0 status 3");
+        CHECK_STR(done(), "begin 0 unmap 0 200000+200000 map 0 200000+200000 end 0 status 3");
         CHECK_OK(vhk_frontend_start_queue(f, 0, &s));   /* of a device that was reset: the ring runs no more */
         end();
 }
@@ -285,7 +285,7 @@ TEST(a_device_that_does_without) {
         fake.backend = 0;
         begin();
         lend(4);
-        CHECK_STR(done(), "map 0 200000+4000");         /* v1, no batch: the fake looks */
+        CHECK_STR(done(), "map 0 200000+200000");         /* v1, no batch: the fake looks */
         CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
         done();
         CHECK_OK(vhk_frontend_stop_queue(f, 0, &base));
@@ -298,7 +298,7 @@ TEST(a_device_that_does_without) {
         CHECK_STR(done(), "");
         /* VDUSE: rings begin at DRIVER_OK; the first one takes the device there again; while others run none can */
         CHECK_OK(vhk_frontend_start_queue(f, 0, &s));
-        CHECK_STR(done(), "status 0 unmap 0 200000+4000 map 0 200000+4000 status 3 features 200000000 status 11 "
+        CHECK_STR(done(), "status 0 unmap 0 200000+200000 map 0 200000+200000 status 3 features 200000000 status 11 "
                           "num 0=16 base 0=0 addr 0=200000,201000,202000 enable 0=1 status 15");
         CHECK_OK(vhk_frontend_start_queue(f, 1, &s));
         CHECK_OK(vhk_frontend_stop_queue(f, 0, &base));
@@ -331,13 +331,13 @@ TEST(memory_goes_as_the_difference) {
         begin();
         lend(4);
         a = lend(2);
-        CHECK_STR(done(), "begin 0 map 0 200000+4000 end 0 begin 0 map 0 400000+2000 end 0");
+        CHECK_STR(done(), "begin 0 map 0 200000+200000 end 0 begin 0 map 0 400000+200000 end 0");
         CHECK_EQ(fake.maps[1].uva, (uintptr_t)a);
         CHECK_EQ(fake.maps[1].perm, 3);
         CHECK_OK(vhk_frontend_set_memory(f, mem));
         CHECK_STR(done(), "");
         /* other memory at the same guest address and the same user address is not the same */
-        struct vhk_region r = { .size = sizeof(r), .gpa = { 0x400000 }, .va = a, .len = 2 * PAGE };
+        struct vhk_region r = { .size = sizeof(r), .gpa = { 0x400000 }, .va = a, .len = 2 << 20 };
         CHECK_OK(vhk_memory_remove(mem, r.gpa, r.len));
         r.fd = memfd_create("other", MFD_CLOEXEC);
         CHECK_OK(ftruncate(r.fd, (off_t)r.len));
@@ -346,10 +346,10 @@ TEST(memory_goes_as_the_difference) {
         CHECK_OK(vhk_memory_add(mem, &r));
         close(r.fd);
         CHECK_OK(vhk_frontend_set_memory(f, mem));
-        CHECK_STR(done(), "begin 0 unmap 0 400000+2000 map 0 400000+2000 end 0");
+        CHECK_STR(done(), "begin 0 unmap 0 400000+200000 map 0 400000+200000 end 0");
         CHECK_OK(vhk_memory_remove(mem, r.gpa, r.len));
         CHECK_OK(vhk_frontend_set_memory(f, mem));
-        CHECK_STR(done(), "begin 0 unmap 0 400000+2000 end 0");
+        CHECK_STR(done(), "begin 0 unmap 0 400000+200000 end 0");
         munmap(b, r.len);
         end();
         CHECK_EQ(fake.n_maps, 0);       /* closing takes all away */
@@ -367,9 +367,9 @@ TEST(each_address_space_in_use) {
         lend(4);
         done();
         CHECK_OK(vhk_frontend_set_group_asid(f, 1, 1));
-        CHECK_STR(done(), "group 1 in 1 begin 1 map 1 200000+4000 end 1");
+        CHECK_STR(done(), "group 1 in 1 begin 1 map 1 200000+200000 end 1");
         lend(1);
-        CHECK_STR(done(), "begin 0 map 0 400000+1000 end 0 begin 1 map 1 400000+1000 end 1");
+        CHECK_STR(done(), "begin 0 map 0 400000+200000 end 0 begin 1 map 1 400000+200000 end 1");
         CHECK_OK(vhk_frontend_dma_map(f, 1, 0x800000, PAGE, own, VHK_ACCESS_READ));
         CHECK_STR(done(), "map 1 800000+1000");
         CHECK_EQ(fake.maps[fake.n_maps - 1].perm, 1);
@@ -387,8 +387,8 @@ TEST(each_address_space_in_use) {
         CHECK_OK(vhk_frontend_reset(f));
         CHECK_STR(done(), "status 0");
         CHECK_OK(vhk_frontend_set_memory(f, mem));
-        CHECK_STR(done(), "begin 0 unmap 0 200000+4000 unmap 0 400000+1000 map 0 200000+4000 map 0 400000+1000 end 0 "
-                          "begin 1 unmap 1 200000+4000 unmap 1 400000+1000 unmap 1 900000+1000 map 1 900000+1000 end 1");
+        CHECK_STR(done(), "begin 0 unmap 0 200000+200000 unmap 0 400000+200000 map 0 200000+200000 map 0 400000+200000 end 0 "
+                          "begin 1 unmap 1 200000+200000 unmap 1 400000+200000 unmap 1 900000+1000 map 1 900000+1000 end 1");
         for (unsigned i = 0; i < fake.n_maps; i++)
                 CHECK(fake.maps[i].known);
         end();
@@ -407,8 +407,8 @@ TEST(address_spaces_when_it_begins_anew) {
         CHECK_OK(vhk_frontend_stop_queue(f, 2, NULL));
         done();
         CHECK_OK(vhk_frontend_start_queue(f, 2, &s));
-        CHECK_STR(done(), "status 0 group 1 in 1 begin 0 unmap 0 200000+4000 map 0 200000+4000 end 0 "
-                          "begin 1 unmap 1 200000+4000 map 1 200000+4000 end 1 status 3 features 300000000 status 11 "
+        CHECK_STR(done(), "status 0 group 1 in 1 begin 0 unmap 0 200000+200000 map 0 200000+200000 end 0 "
+                          "begin 1 unmap 1 200000+200000 map 1 200000+200000 end 1 status 3 features 300000000 status 11 "
                           "num 2=16 base 2=0 addr 2=200000,201000,202000 enable 2=1 status 15");
         CHECK_EQ(fake.asid[1], 1);
         end();
@@ -424,7 +424,7 @@ TEST(mappings_that_persist) {
         done();
         CHECK_OK(vhk_frontend_reset(f));
         CHECK_OK(vhk_frontend_set_status(f, 3));
-        CHECK_STR(done(), "status 0 begin 1 unmap 1 200000+4000 end 1 status 3");
+        CHECK_STR(done(), "status 0 begin 1 unmap 1 200000+200000 end 1 status 3");
         end();
 }
 
@@ -441,7 +441,7 @@ TEST(a_mapping_that_fails) {
         CHECK_STR(done(), "begin 0 end 0");             /* batches balance */
         fake.fail = 0;
         CHECK_OK(vhk_frontend_set_memory(f, mem));
-        CHECK_STR(done(), "begin 0 map 0 400000+1000 end 0");
+        CHECK_STR(done(), "begin 0 map 0 400000+200000 end 0");
         end();
 }
 
@@ -520,7 +520,7 @@ TEST(h61_beyond_limits) {
         s.num = 24;
         REFUSED(vhk_frontend_start_queue(f, 0, &s), -EINVAL, "a power of two");
         s = ring(16);
-        s.device = GPA + 4 * PAGE - 8;
+        s.device = GPA + (2 << 20) - 8;
         REFUSED(vhk_frontend_start_queue(f, 0, &s), -EFAULT, "device area");
         s.device = UINT64_MAX - 8;
         REFUSED(vhk_frontend_start_queue(f, 0, &s), -EFAULT, "device area");

@@ -17,6 +17,7 @@
 #include "wire/features.h"
 
 #define NUM 8
+#define RAM (2u << 20)          /* what vhk_memory_alloc() gives for less as well */
 
 static struct vhk_frontend *f;
 static struct vhk_frontend_options options;
@@ -41,8 +42,8 @@ static void lend(void) {
         vhk_gpa_t gpa;
 
         CHECK_OK(vhk_memory_new(&memory));
-        CHECK_OK(vhk_memory_alloc(memory, 65536, &va));
-        CHECK_OK(vhk_memory_find(memory, va, 65536, &gpa));
+        CHECK_OK(vhk_memory_alloc(memory, RAM, &va));
+        CHECK_OK(vhk_memory_find(memory, va, RAM, &gpa));
         ram = va;
         ram_gpa = gpa.v;
         kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -168,7 +169,7 @@ TEST(regions_go_with_their_addresses_here) {
         CHECK_EQ(mock.n_regions, 1);
         CHECK_EQ(mock.regions[0].userspace_addr, (uintptr_t)ram);
         CHECK_EQ(mock.regions[0].guest_phys_addr, ram_gpa);
-        CHECK_EQ(mock.regions[0].memory_size, 65536);
+        CHECK_EQ(mock.regions[0].memory_size, RAM);
         CHECK_OK(vhk_frontend_set_memory(f, memory));
         CHECK_EQ(mock_count(VHOST_SET_MEM_TABLE), 1);           /* nothing new */
         for (int i = 0; i < 63; i++)
@@ -190,7 +191,7 @@ TEST(memory_under_a_running_ring_stays) {
         CHECK_OK(vhk_frontend_set_memory(f, memory));
         CHECK_OK(start(0, 0));
         CHECK_OK(vhk_memory_new(&other));
-        CHECK_OK(vhk_memory_alloc(other, 65536, &va));
+        CHECK_OK(vhk_memory_alloc(other, RAM, &va));
         CHECK_EQ(vhk_frontend_set_memory(f, other), -EBUSY);
         CHECK(story_has("ring 0"));
         CHECK_EQ(mock_count(VHOST_SET_MEM_TABLE), 1);
@@ -452,7 +453,7 @@ TEST(the_log_covers_what_is_lent) {
         CHECK_OK(start(0, 0));
         CHECK_EQ(vhk_frontend_log_data(f, 1), -EINVAL);         /* no log yet */
         CHECK_EQ(vhk_frontend_log_queue(f, 0, 1, ram_gpa), -EINVAL);
-        CHECK_OK(vhk_dirty_log_new(ram_gpa + 65536, &log));
+        CHECK_OK(vhk_dirty_log_new(ram_gpa + RAM, &log));
         CHECK_EQ(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, ram_gpa / 4096 / 8), -EINVAL);
         CHECK(story_has("does not cover"));
         CHECK_EQ(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, 1 << 20), -EINVAL);      /* beyond its end */
@@ -567,7 +568,7 @@ TEST(misses_are_answered) {
         CHECK(take_message(&m) && m.iotlb.iova == 0 && m.iotlb.size == 1ull << 63);
         CHECK(take_message(&m) && m.iotlb.iova == 1ull << 63 && m.iotlb.size == 1ull << 63);
         CHECK_EQ(vhk_frontend_iotlb_update(f, &(struct vhk_translation){ .size = sizeof(struct vhk_translation), .iova = 0, .len = 8192,
-                .gpa = ram_gpa + 65536 - 4096, .access = VHK_ACCESS_BOTH }), -EFAULT);
+                .gpa = ram_gpa + RAM - 4096, .access = VHK_ACCESS_BOTH }), -EFAULT);
         CHECK_EQ(vhk_frontend_iotlb_update(f, &(struct vhk_translation){ .size = sizeof(struct vhk_translation), .iova = 0, .len = 4096, .gpa = ram_gpa }), -EINVAL);
         CHECK_OK(vhk_frontend_iotlb_update(f, &(struct vhk_translation){ .size = sizeof(struct vhk_translation), .iova = 0, .len = 4096, .gpa = ram_gpa,
                 .access = VHK_ACCESS_WRITE }));
@@ -585,7 +586,7 @@ TEST(without_a_callback_all_memory_is_told) {
         begin(MOCK_VSOCK);
         CHECK_OK(vhk_frontend_set_memory(f, memory));
         CHECK_OK(vhk_frontend_set_features(f, IOMMU_FEATURES));
-        CHECK(take_message(&m) && m.iotlb.type == VHOST_IOTLB_UPDATE && m.iotlb.iova == ram_gpa && m.iotlb.uaddr == (uintptr_t)ram && m.iotlb.size == 65536);
+        CHECK(take_message(&m) && m.iotlb.type == VHOST_IOTLB_UPDATE && m.iotlb.iova == ram_gpa && m.iotlb.uaddr == (uintptr_t)ram && m.iotlb.size == RAM);
         CHECK(!take_message(&m));
         CHECK_OK(vhk_memory_alloc(memory, 4096, &more));
         CHECK_OK(vhk_frontend_set_memory(f, memory));
@@ -608,11 +609,11 @@ TEST(the_log_does_not_cost_translations) {
         CHECK_OK(vhk_frontend_set_memory(f, memory));
         CHECK_OK(vhk_frontend_set_features(f, IOMMU_FEATURES));
         CHECK(take_message(&m));
-        CHECK_OK(vhk_dirty_log_new(ram_gpa + 65536, &log));
+        CHECK_OK(vhk_dirty_log_new(ram_gpa + RAM, &log));
         CHECK_OK(vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, vhk_dirty_log_get_size(log)));
         CHECK(!take_message(&m));
         CHECK_OK(vhk_frontend_log_data(f, 1));
-        CHECK(take_message(&m) && m.iotlb.type == VHOST_IOTLB_UPDATE && m.iotlb.iova == ram_gpa && m.iotlb.size == 65536);
+        CHECK(take_message(&m) && m.iotlb.type == VHOST_IOTLB_UPDATE && m.iotlb.iova == ram_gpa && m.iotlb.size == RAM);
         end();
         vhk_dirty_log_free(log);
 }
@@ -651,7 +652,7 @@ static int session(enum mock_kind kind) {
         if (k == 0 && kind == MOCK_SCSI)
                 k = vhk_frontend_scsi_set_endpoint(f, "naa.5001", 1);
         if (k == 0 && kind == MOCK_NET) {
-                CHECK_OK(vhk_dirty_log_new(ram_gpa + 65536, &log));
+                CHECK_OK(vhk_dirty_log_new(ram_gpa + RAM, &log));
                 k = vhk_frontend_set_log(f, vhk_dirty_log_get_fd(log), 0, vhk_dirty_log_get_size(log));
                 if (k == 0)
                         k = vhk_frontend_log_data(f, 1);

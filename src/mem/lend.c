@@ -9,12 +9,13 @@
 
 #include "mem/mem.h"
 
-#define HUGE_PAGE (UINT64_C(2) << 20)
+#define HUGE_PAGE (UINT64_C(2) << 20)  /* SPDK's vhost target maps and touches whole ones, whatever a region's end is */
 #define FIRST_GPA (UINT64_C(2) << 20)   /* of memory without a guest; 0 looks like "not set" to some peers */
 
 struct lent {
         struct vhk_region r;            /* fd: our duplicate */
-        bool is_ours;                   /* mapped here by vhk_memory_alloc() */
+        bool is_ours;                   /* mapped here by vhk_memory_alloc() ... */
+        uint64_t size;                  /* ... which was asked for so many bytes */
 };
 
 struct vhk_memory {
@@ -174,9 +175,9 @@ VHK_API int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r) {
 VHK_API int vhk_memory_remove(struct vhk_memory *m, vhk_gpa_t gpa, uint64_t len) {
         unsigned i = upper(m->by_gpa, m->n, gpa_of, gpa.v);
 
-        if (i == 0 || gpa_of(m->by_gpa[i - 1]) != gpa.v || m->by_gpa[i - 1]->r.len != len)
+        struct lent *l = i ? m->by_gpa[i - 1] : NULL;
+        if (!l || gpa_of(l) != gpa.v || (l->r.len != len && !(l->is_ours && l->size == len)))
                 return -ENOENT;
-        struct lent *l = m->by_gpa[i - 1];
         take_out(m->by_gpa, m->n, l);
         take_out(m->by_va, m->n, l);
         m->n--;
@@ -196,8 +197,8 @@ static int sealed_memfd(uint64_t len) {
         return VHK_STEAL_FD(fd);
 }
 
-/* Maps @fd shared; from 2 MiB on at a multiple of that, so that huge pages can be used where the system likes to. */
-static int map_aligned(int fd, uint64_t len, void **ret_va) {
+/* Maps @fd shared; from 2 MiB on at a multiple of that. @is_large: where the system likes to, in huge pages. */
+static int map_aligned(int fd, uint64_t len, bool is_large, void **ret_va) {
         uint64_t slack = len >= HUGE_PAGE ? HUGE_PAGE : 0;
         uint8_t *p = mmap(NULL, len + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED)
@@ -212,43 +213,58 @@ static int map_aligned(int fd, uint64_t len, void **ret_va) {
                 munmap(p, before);
         if (slack - before)
                 munmap(p + before + len, slack - before);
-        if (slack)
+        if (is_large)
                 madvise(p + before, len, MADV_HUGEPAGE);        /* a hint */
         *ret_va = p + before;
         return 0;
 }
 
-/* Does [*at, *at + len) lie in the range, and if not: does it when @at is only a multiple of a page? */
-static bool fits(const struct vhk_memory *m, uint64_t at, uint64_t len, uint64_t *ret_gpa) {
-        const uint64_t units[] = { HUGE_PAGE, VHK_PAGE }, last = VHK_MIN(m->last, UINT64_MAX - 1);     /* a region's end is a number */
-
-        at = VHK_MAX(at, m->first);
-        for (size_t i = 0; i < VHK_N(units); i++) {
-                uint64_t up;
-                if (!vhk_add_overflows(at, units[i] - 1, &up) && (up -= up % units[i]) <= last && len - 1 <= last - up) {
-                        *ret_gpa = up;
-                        return true;
-                }
-        }
-        return false;
+/* @n at the next multiple of @unit; false: there is none. */
+static bool round_up(uint64_t n, uint64_t unit, uint64_t *ret_n) {
+        if (vhk_add_overflows(n, unit - 1, ret_n))
+                return false;
+        *ret_n -= *ret_n % unit;
+        return true;
 }
 
-/* Nothing at 0, unless there is no other place. */
-static int next_gpa(const struct vhk_memory *m, uint64_t len, uint64_t *ret_gpa) {
-        const struct vhk_region *top = m->n ? &m->by_gpa[m->n - 1]->r : NULL;
-        uint64_t end = top ? top->gpa.v + top->len : 0;
+/* Is there room for @len bytes at @at, or at the next multiple of @unit after it? */
+static bool fits(const struct vhk_memory *m, uint64_t at, uint64_t len, uint64_t unit, uint64_t *ret_gpa) {
+        const uint64_t last = VHK_MIN(m->last, UINT64_MAX - 1);         /* a region's end is a number */
+        uint64_t up;
 
-        return fits(m, VHK_MAX(end, FIRST_GPA), len, ret_gpa) || fits(m, end, len, ret_gpa) ? 0 : -ENOSPC;
+        if (!round_up(VHK_MAX(at, m->first), unit, &up) || up > last || len - 1 > last - up)
+                return false;
+        *ret_gpa = up;
+        return true;
+}
+
+/*
+ * A place for @size bytes: a multiple of 2 MiB at a multiple of 2 MiB, or of pages where the range has no room for that. Not at 0, unless there
+ * is no other place.
+ */
+static int find_place(const struct vhk_memory *m, uint64_t size, uint64_t *ret_gpa, uint64_t *ret_len) {
+        const uint64_t units[] = { HUGE_PAGE, VHK_PAGE };
+        const struct vhk_region *top = m->n ? &m->by_gpa[m->n - 1]->r : NULL;
+        uint64_t end = top ? top->gpa.v + top->len : 0, len;
+
+        for (size_t i = 0; i < VHK_N(units); i++) {
+                if (!round_up(size, units[i], &len) || len > INT64_MAX - HUGE_PAGE)
+                        return -ENOMEM;
+                if (fits(m, VHK_MAX(end, FIRST_GPA), len, units[i], ret_gpa) || fits(m, end, len, units[i], ret_gpa)) {
+                        *ret_len = len;
+                        return 0;
+                }
+        }
+        return -ENOSPC;
 }
 
 VHK_API int vhk_memory_alloc(struct vhk_memory *m, size_t size, void **ret_va) {
         uint64_t len, gpa;
         void *va;
 
-        if (!size || vhk_add_overflows((uint64_t)size, (uint64_t)VHK_PAGE - 1, &len) || len > INT64_MAX - HUGE_PAGE)
-                return size ? -ENOMEM : -EINVAL;
-        len -= len % VHK_PAGE;
-        int k = next_gpa(m, len, &gpa);
+        if (!size)
+                return -EINVAL;
+        int k = find_place(m, size, &gpa, &len);
         if (k < 0)
                 return k;
         VHK_CLEANUP(lent_freep) struct lent *l = calloc(1, sizeof(*l));
@@ -257,10 +273,11 @@ VHK_API int vhk_memory_alloc(struct vhk_memory *m, size_t size, void **ret_va) {
         int fd = l->r.fd = sealed_memfd(len);
         if (fd < 0)
                 return fd;
-        k = map_aligned(fd, len, &va);
+        k = map_aligned(fd, len, size >= HUGE_PAGE, &va);
         if (k < 0)
                 return k;
         l->is_ours = true;
+        l->size = size;
         l->r = (struct vhk_region){ .size = sizeof(l->r), .gpa = { gpa }, .va = va, .len = len, .fd = fd };
         k = add_lent(m, l);
         if (k < 0)

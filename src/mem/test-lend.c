@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "base/test.h"
 #include "mem/mem.h"
@@ -130,6 +131,28 @@ TEST(memory_of_our_own_is_shared_sealed_and_above_the_rest) {
         CHECK_EQ(vhk_memory_alloc(m, SIZE_MAX - PAGE, &va), -ENOMEM);
         CHECK_OK(vhk_memory_remove(m, gpa, UINT64_C(8) << 20));
         CHECK_EQ(vhk_memory_n_regions(m), VHK_N(lens) - 1);
+        vhk_memory_free(m);
+}
+
+TEST(memory_of_our_own_is_whole_huge_pages) {
+        const uint64_t lens[] = { 1, PAGE, (UINT64_C(2) << 20) - 1, UINT64_C(2) << 20, (UINT64_C(2) << 20) + 1, UINT64_C(5) << 20 };
+        struct vhk_memory *m = new_memory();
+        struct vhk_region r = { sizeof(r) };
+        struct stat st;
+        void *va;
+
+        for (size_t i = 0; i < VHK_N(lens); i++) {
+                CHECK_OK(vhk_memory_alloc(m, lens[i], &va));
+                CHECK_OK(vhk_memory_get_region(m, (unsigned)i, &r));
+                CHECK_EQ((r.gpa.v | r.len | r.fd_offset | (uintptr_t)r.va) % (UINT64_C(2) << 20), 0);
+                CHECK(r.len >= lens[i] && r.len - lens[i] < UINT64_C(2) << 20);
+                CHECK_OK(fstat(r.fd, &st));
+                CHECK_EQ(st.st_size, r.len);
+        }
+        for (size_t i = VHK_N(lens); i-- > 0;) {
+                CHECK_OK(vhk_memory_get_region(m, (unsigned)i, &r));
+                CHECK_OK(vhk_memory_remove(m, r.gpa, lens[i]));         /* as it was asked for */
+        }
         vhk_memory_free(m);
 }
 
