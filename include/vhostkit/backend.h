@@ -119,8 +119,9 @@ int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t limit_ns
 /** vhk_backend_free() - only before a front-end came, or after VHK_BACKEND_ENDED; NULL is legal. Unlinks its own socket file. */
 struct vhk_backend *vhk_backend_free(struct vhk_backend *b);
 
-/** struct vhk_ring_metrics - plain counters of one ring; read from control, exact when the ring is stopped */
+/** struct vhk_ring_metrics - plain counters of one ring; set @size. Read from control, exact when the ring is stopped */
 struct vhk_ring_metrics {
+        size_t size;
         uint64_t requests, kicks, notifications, flushes, faults;
 };
 int vhk_backend_get_metrics(struct vhk_backend *b, unsigned queue, struct vhk_ring_metrics *ret_m);

@@ -78,7 +78,10 @@ int vhk_blk_set_writeback(struct vhk_blk *b, int on);           /* needs CONFIG_
 enum vhk_blk_op { VHK_BLK_READ, VHK_BLK_WRITE, VHK_BLK_FLUSH, VHK_BLK_DISCARD, VHK_BLK_WRITE_ZEROES, VHK_BLK_GET_ID };
 #define VHK_BLK_IO_UNMAP (1u << 0)      /* with WRITE_ZEROES */
 
-/** struct vhk_blk_io - one request; @iov must be lent memory (vhk_blk_alloc()), and stay until it is reaped */
+/**
+ * struct vhk_blk_io - one request; @iov must be lent memory (vhk_blk_alloc()), and stay until it is reaped. It has no size, for arrays of it
+ * are taken; other requests will be other values of @op and bits of @flags (those that are not defined are 0)
+ */
 struct vhk_blk_io {
         enum vhk_blk_op op;
         uint32_t flags;
@@ -87,6 +90,7 @@ struct vhk_blk_io {
         unsigned n_iov;
         void *cookie;
 };
+/** struct vhk_blk_done - a finished request. It has no size, for arrays of it are filled: what else there is to say will have a call of its own */
 struct vhk_blk_done {
         void *cookie;
         int result;                     /* 0 or a negative errno, as above */

@@ -18,7 +18,11 @@ enum vhk_option_type {
         VHK_OPTION_ENUM,        /* --name=WORD: int = index in @values */
 };
 
-/** struct vhk_option - one row of a program's option table; the last has name NULL */
+/**
+ * struct vhk_option - one row of a program's option table; the last has name NULL. It has no size, for a table is an array: other kinds of
+ * options will be other values of @type
+ * @reserved: 0
+ */
 struct vhk_option {
         const char *name;               /* without "--" */
         enum vhk_option_type type;
@@ -28,6 +32,7 @@ struct vhk_option {
         uint64_t min, max;              /* VHK_OPTION_UINT; max 0: no limit */
         const char *const *values;      /* VHK_OPTION_ENUM: NULL-terminated */
         char letter;                    /* short form, 0: none */
+        uintptr_t reserved[2];
 };
 
 /**

@@ -46,6 +46,7 @@ int vhk_drvq_add(struct vhk_drvq *q, const struct iovec *sg, unsigned n_out, uns
 /** vhk_drvq_kick() - publish what was added, and notify the device if it wants that; 0 or a negative errno */
 int vhk_drvq_kick(struct vhk_drvq *q);
 
+/** struct vhk_done - a finished request. It has no size, for arrays of it are filled: what else there is to say will have a call of its own */
 struct vhk_done {
         void *cookie;
         uint32_t len;

@@ -11,7 +11,8 @@ extern "C" {
 #endif
 
 /**
- * struct vhk_error - why a call failed, owned by the caller
+ * struct vhk_error - why a call failed, owned by the caller. It has no size and will not grow: 256 bytes, what else is to be known of an
+ * error will have a function of its own
  * @code: the negative errno that the call returned
  * @rule: static, stable identifier of the broken rule, for programs (never NULL once set)
  * @text: one sentence for people: what was wrong, where, and what was expected; always terminated

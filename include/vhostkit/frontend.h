@@ -238,10 +238,15 @@ int vhk_frontend_reset(struct vhk_frontend *f);
 /** vhk_frontend_get_shmem_config() - length of each shared memory region of the device, 0 for those that it has not. Their number */
 int vhk_frontend_get_shmem_config(struct vhk_frontend *f, uint64_t ret_sizes[VHK_SHMEM_REGIONS]);
 
-/** struct vhk_ring_base - where a ring stands; the wrap counters are for packed rings (fresh: 1) */
+/**
+ * struct vhk_ring_base - where a ring stands; the wrap counters are for packed rings (fresh: 1). It has no size: this is all that virtio
+ * has of it
+ * @reserved: 0
+ */
 struct vhk_ring_base {
         uint16_t avail, used;
         uint8_t avail_wrap, used_wrap;
+        uint8_t reserved[2];
 };
 
 /**

@@ -69,7 +69,7 @@ int vhk_memory_alloc(struct vhk_memory *m, size_t len, void **ret_va);
 /** vhk_memory_set_range() - guest addresses for vhk_memory_alloc(), @last included: vhk_frontend_info.iova_first and iova_last. -EINVAL */
 int vhk_memory_set_range(struct vhk_memory *m, uint64_t first, uint64_t last);
 
-/** vhk_memory_get_region() - the @i-th region in order of guest address; -ENOENT behind the last */
+/** vhk_memory_get_region() - the @i-th region in order of guest address; set @ret_r->size. -ENOENT behind the last; -EINVAL: size is not set */
 int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r);
 
 /** vhk_memory_find() - guest address of [@va, @va + @len), which must lie in one region; -EFAULT */

@@ -113,7 +113,8 @@ struct vhk_net_header {
 };
 
 /**
- * struct vhk_net_frame - a frame from its destination address on, without checksum
+ * struct vhk_net_frame - a frame from its destination address on, without checksum. It has no size, for arrays of it are taken and filled:
+ * what else there is to say of a frame will be in a call of its own
  * @header: see above. Of a received one nothing is in it but what was negotiated, and csum_start + csum_offset + 2 is within @len
  * @iov, @n_iov: its bytes. Received: at least 1, in lent memory; both are the queue's
  * @len: received: the sum of @iov, at least 14

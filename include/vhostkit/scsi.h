@@ -69,7 +69,7 @@ struct vhk_scsi_command {
 };
 
 /**
- * struct vhk_scsi_result - its end
+ * struct vhk_scsi_result - its end. It has no size, for arrays of it are filled; @sense has room for all that SCSI can say
  * @cookie: the caller's
  * @error: 0: @response is VHK_SCSI_OK and @status 0; -EIO: a status, most often 2 with sense data; -ENODEV (bad target), -EBUSY, -ECANCELED
  *         (aborted, reset), -EOVERFLOW (overrun), -EREMOTEIO (any other response); -EPROTO: the device said nothing, or nonsense

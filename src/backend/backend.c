@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "backend/session.h"
+#include "base/struct.h"
 #include "mem/fault.h"
 
 #define LIMIT_NS 30000000000u
@@ -40,9 +41,6 @@
 #else
 #define VHK_VDUSE_CARRIER NULL
 #endif
-
-/* A struct vhk_device_ops of the first version ends here. */
-#define OPS_WITHOUT_GROUPS (offsetof(struct vhk_device_ops, reset) + sizeof(((struct vhk_device_ops *)NULL)->reset))
 
 #define ALL_RING_BITS ((VHK_BIT(VHK_F_RING_LAST + 1) - 1) & ~(VHK_BIT(VHK_F_RING_FIRST) - 1))
 
@@ -216,25 +214,9 @@ VHK_API int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t 
 
 /* ---- the object ---- */
 
-static int check_groups(const struct vhk_device_ops *ops, struct vhk_error *ret_e) {
-        if (ops->shmem && (ops->shmem->size != sizeof(*ops->shmem) || !ops->shmem->get_config))
-                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared memory: size is not set, or get_config is missing");
-        if (ops->net && ops->net->size != sizeof(*ops->net))
-                return vhk_error_set(ret_e, -EINVAL, "backend.net", "the device's network operations are not of this version");
-        if (ops->crypto && (ops->crypto->size != sizeof(*ops->crypto) || !ops->crypto->create_session || !ops->crypto->close_session))
-                return vhk_error_set(ret_e, -EINVAL, "backend.crypto", "the device's crypto operations are incomplete, or not of this version");
-        if (ops->display && ops->display->size != sizeof(*ops->display))
-                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's display: size is not set");
-        if (ops->objects && ops->objects->size != sizeof(*ops->objects))
-                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the device's shared objects: size is not set");
-        return 0;
-}
-
 static int check_options(const struct vhk_backend_options *o, const struct vhk_device_ops *ops, struct vhk_error *ret_e) {
         uint16_t most = o->queue_size_max ? o->queue_size_max : ops->queue_size_max;
 
-        if (o->size != sizeof(*o) || ops->size < OPS_WITHOUT_GROUPS || ops->size > sizeof(*ops))
-                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the size member of the options or the device is not set, or of another version");
         if (!o->control || !ops->queue_run)
                 return vhk_error_set(ret_e, -EINVAL, "backend.options", "a control worker and the device's queue_run are required");
         if (ops->n_queues < 1 || ops->n_queues > VHK_MAX_RINGS || o->n_queues > ops->n_queues)
@@ -338,7 +320,20 @@ static const struct vhk_backend_ops *choose_carrier(const char *spec) {
         return spec && !strncmp(spec, VHK_VDUSE_PREFIX, strlen(VHK_VDUSE_PREFIX)) ? VHK_VDUSE_CARRIER : &vhk_backend_vhost_user;
 }
 
-static int make(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev, struct vhk_backend **ret_b) {
+/* The groups of @b's operations are @b's own. */
+static void own_groups(struct vhk_backend *b, const struct vhk_device_groups *g) {
+        struct vhk_device_ops *ops = &b->device_ops;
+
+        b->groups = *g;
+        ops->shmem = ops->shmem ? &b->groups.shmem : NULL;
+        ops->objects = ops->objects ? &b->groups.objects : NULL;
+        ops->net = ops->net ? &b->groups.net : NULL;
+        ops->crypto = ops->crypto ? &b->groups.crypto : NULL;
+        ops->display = ops->display ? &b->groups.display : NULL;
+}
+
+static int make(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, const struct vhk_device_groups *g, void *dev,
+                struct vhk_backend **ret_b) {
         struct vhk_backend *b = calloc(1, sizeof(*b));
         if (!b)
                 return -ENOMEM;
@@ -347,7 +342,8 @@ static int make(const char *spec, const struct vhk_backend_options *o, const str
         b->o.vduse = NULL;              /* the caller's, until the carrier has taken over what it says */
         b->o.has_fd = false;            /* the descriptor is not ours before everything else is there */
         b->o.fd = -1;
-        memcpy(&b->device_ops, ops, ops->size);
+        b->device_ops = *ops;
+        own_groups(b, g);
         b->ops = &b->device_ops;
         b->dev = dev;
         b->log = (struct vhk_log){ o->log, o->log_arg, &b->log_limit };
@@ -382,23 +378,81 @@ static int start_listening(struct vhk_backend *b) {
         return k;
 }
 
-VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options *o, const struct vhk_device_ops *ops, void *dev,
+/* ---- the caller's structs, at the size that is known here ---- */
+
+#define TAKE_GROUP(ops, groups, group, last)                                                                    \
+        ({                                                                                                      \
+                int ret_ = (ops)->group ? VHK_STRUCT_TAKE(&(groups)->group, (ops)->group, last) : 0;            \
+                (ops)->group = (ops)->group ? &(groups)->group : NULL;                                          \
+                ret_;                                                                                           \
+        })
+
+/* The groups of operations that @ops points to: those in @g from now on. */
+static int take_groups(struct vhk_device_ops *ops, struct vhk_device_groups *g, struct vhk_error *ret_e) {
+        int ret = TAKE_GROUP(ops, g, shmem, get_config);
+
+        if (ret < 0 || (ops->shmem && !ops->shmem->get_config))
+                return vhk_error_set(ret_e, ret < 0 ? ret : -EINVAL, "backend.size", "the device's shared memory: size is not set, or get_config is missing");
+        ret = TAKE_GROUP(ops, g, net, set_mtu);
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "backend.net", "the device's network operations: size is not set, or one is not known here");
+        ret = TAKE_GROUP(ops, g, crypto, close_session);
+        if (ret < 0 || (ops->crypto && (!ops->crypto->create_session || !ops->crypto->close_session)))
+                return vhk_error_set(ret_e, ret < 0 ? ret : -EINVAL, "backend.crypto", "the device's crypto operations are incomplete, or size is not set");
+        ret = TAKE_GROUP(ops, g, display, closed);
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "backend.size", "the device's display: size is not set, or an operation is not known here");
+        ret = TAKE_GROUP(ops, g, objects, get);
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "backend.size", "the device's shared objects: size is not set, or an operation is not known here");
+        return 0;
+}
+
+static int take_options(struct vhk_backend_options *o, const struct vhk_backend_options *theirs, struct vhk_vduse_options *vduse,
+                        struct vhk_error *ret_e) {
+        int ret = VHK_STRUCT_TAKE(o, theirs, limit_ns);
+
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "backend.size", "struct vhk_backend_options: size is not set, or a member is used that is not known here");
+        ret = o->vduse ? VHK_STRUCT_TAKE(vduse, o->vduse, device_fd) : 0;
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "backend.size", "struct vhk_vduse_options: size is not set, or a member is used that is not known here");
+        o->vduse = o->vduse ? vduse : NULL;
+        return 0;
+}
+
+/* A device of the first version ends with @reset. */
+static int take_ops(struct vhk_device_ops *ops, const struct vhk_device_ops *theirs, struct vhk_device_groups *g, struct vhk_error *ret_e) {
+        int ret = VHK_STRUCT_TAKE(ops, theirs, reset);
+
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "backend.size", "struct vhk_device_ops: size is not set, or a member is used that is not known here");
+        return take_groups(ops, g, ret_e);
+}
+
+VHK_API int vhk_backend_open(const char *spec, const struct vhk_backend_options *theirs, const struct vhk_device_ops *theirs_ops, void *dev,
                              struct vhk_backend **ret_b, struct vhk_error *ret_e) {
+        struct vhk_backend_options options = { .size = sizeof(options) }, *o = &options;
+        struct vhk_device_ops device_ops = { .size = sizeof(device_ops) }, *ops = &device_ops;
+        struct vhk_vduse_options vduse = { .size = sizeof(vduse) };
+        struct vhk_device_groups groups = { 0 };
         struct vhk_backend *b;
 
-        int k = check_options(o, ops, ret_e);
+        int k = take_options(o, theirs, &vduse, ret_e);
+        if (k == 0)
+                k = take_ops(ops, theirs_ops, &groups, ret_e);
+        if (k == 0)
+                k = check_options(o, ops, ret_e);
         if (k < 0)
                 return k;
         if (!spec && !o->has_fd)
                 return vhk_error_set(ret_e, -EINVAL, "backend.spec", "neither a socket path nor a descriptor was given");
         if (!choose_carrier(spec))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.spec", "\"%.60s\": this build has no VDUSE", spec);
-        k = make(spec, o, ops, dev, &b);
+        k = make(spec, o, ops, &groups, dev, &b);
         if (k < 0)
                 return vhk_error_set(ret_e, k, "backend.open", "cannot make a back-end: %s", strerror(-k));
-        k = check_groups(b->ops, ret_e);
-        if (k >= 0)
-                k = vhk_host_ask_shmem(b, ret_e);
+        k = vhk_host_ask_shmem(b, ret_e);
         if (k >= 0 && (o->protocol_offer & VHK_BIT(VHK_PF_PAGEFAULT)) && b->fault_fd < 0)
                 k = vhk_fault_open(&b->fault_fd, ret_e);        /* now, for it may take privileges */
         if (k >= 0)
@@ -451,9 +505,8 @@ VHK_API int vhk_backend_get_metrics(struct vhk_backend *b, unsigned queue, struc
         if (queue >= b->n_queues)
                 return -EINVAL;
         vhk_vring_get_metrics(&b->rings[queue], &m);
-        *ret_m = (struct vhk_ring_metrics){
-                .requests = m.requests, .kicks = vhk_load_relaxed(&b->rings[queue].kicks), .notifications = m.notifications,
+        return VHK_STRUCT_GIVE(ret_m, &((struct vhk_ring_metrics){
+                .size = sizeof(*ret_m), .requests = m.requests, .kicks = vhk_load_relaxed(&b->rings[queue].kicks), .notifications = m.notifications,
                 .flushes = m.flushes, .faults = m.faults,
-        };
-        return 0;
+        }));
 }

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 
 #include "backend/session.h"
+#include "base/struct.h"
 
 #define BURST 64                /* steps of the stream per wake-up */
 #define OURS (VHK_BIT(VHK_GF_EDID) | VHK_BIT(VHK_GF_DMABUF2))
@@ -363,9 +364,13 @@ VHK_API int vhk_display_update(struct vhk_display *d, unsigned scanout, const st
                                       .stride = stride, .fd = -1 }, &(struct vhk_display_errand){ .arg = NULL });
 }
 
-VHK_API int vhk_display_set_dmabuf(struct vhk_display *d, unsigned scanout, const struct vhk_display_dmabuf *b) {
-        if (b->size != sizeof(*b))
-                return -EINVAL;
+VHK_API int vhk_display_set_dmabuf(struct vhk_display *d, unsigned scanout, const struct vhk_display_dmabuf *theirs) {
+        struct vhk_display_dmabuf own = { .size = sizeof(own) };
+        const struct vhk_display_dmabuf *b = &own;
+
+        int ret = VHK_STRUCT_TAKE(&own, theirs, fd);
+        if (ret < 0)
+                return ret;
         struct vhk_g_dmabuf2 p = { scanout, b->rect.x, b->rect.y, b->rect.width, b->rect.height, b->fd_width, b->fd_height, b->stride, b->flags,
                 b->fourcc,
                                    b->modifier };

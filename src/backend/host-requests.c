@@ -12,6 +12,7 @@
 #include <fcntl.h>
 
 #include "backend/session.h"
+#include "base/struct.h"
 
 struct errand {
         struct vhk_post post;
@@ -89,10 +90,15 @@ static bool is_in_region(const struct vhk_host *h, uint8_t id, uint64_t offset, 
         return len && !((offset | len) % page) && vhk_range_within(offset, len, h->b->shmem_sizes[id]);
 }
 
-VHK_API int vhk_host_shmem_map(struct vhk_host *h, const struct vhk_shmem_map *m, vhk_done_fn done, void *arg) {
+VHK_API int vhk_host_shmem_map(struct vhk_host *h, const struct vhk_shmem_map *theirs, vhk_done_fn done, void *arg) {
+        struct vhk_shmem_map own = { .size = sizeof(own) };
+        const struct vhk_shmem_map *m = &own;
         uint64_t end;
 
-        if (m->size < sizeof(*m) || m->fd < 0 || m->fd_offset % (uint64_t)sysconf(_SC_PAGESIZE) ||
+        int ret = VHK_STRUCT_TAKE(&own, theirs, fd_offset);
+        if (ret < 0)
+                return ret;
+        if (m->fd < 0 || m->fd_offset % (uint64_t)sysconf(_SC_PAGESIZE) ||
             vhk_add_overflows(m->fd_offset, m->len, &end) || !is_in_region(h, m->id, m->offset, m->len))
                 return -EINVAL;
         return run(h, VHK_BIT(VHK_PF_SHMEM), &(struct errand){

@@ -157,11 +157,21 @@ struct vhk_backend_ops {
 };
 extern const struct vhk_backend_ops vhk_backend_vhost_user, vhk_backend_vduse;
 
+/* The groups of operations of a device, each at the size that is known here. */
+struct vhk_device_groups {
+        struct vhk_shmem_ops shmem;
+        struct vhk_object_ops objects;
+        struct vhk_net_ops net;
+        struct vhk_crypto_ops crypto;
+        struct vhk_display_ops display;
+};
+
 struct vhk_backend {
         const struct vhk_backend_ops *carrier;
         struct vhk_backend_options o;
         const struct vhk_device_ops *ops;       /* = &device_ops: groups that the caller does not know are NULL */
         struct vhk_device_ops device_ops;
+        struct vhk_device_groups groups;        /* what it points to */
         void *dev;
         uint64_t shmem_sizes[VHK_SHMEM_REGIONS];
         struct vhk_log log, trace;

@@ -14,7 +14,7 @@ static void work(struct rig *r, unsigned i, unsigned n) {
 
 TEST(requests) {
         static struct rig r;
-        struct vhk_ring_metrics m;
+        struct vhk_ring_metrics m = { .size = sizeof(m) };
 
         rig_open(&r, NULL, NULL);
         fe_set_up(&r, N_RINGS);

@@ -159,7 +159,7 @@ static void repeat_features(struct rig *r, unsigned i) {
 }
 
 static void look_at_metrics(struct rig *r, unsigned i) {
-        struct vhk_ring_metrics m;
+        struct vhk_ring_metrics m = { .size = sizeof(m) };
         CHECK_OK(vhk_backend_get_metrics(r->b, i, &m));
         CHECK_EQ(m.faults, 0);
 }

@@ -710,8 +710,8 @@ static int open_endpoint(struct vhk_backend *b, const char *spec, const struct v
         const struct vhk_vduse_options *v = o->vduse;
         struct vhk_vduse *u;
 
-        if (o->has_fd || (v && v->size != sizeof(*v)))
-                return vhk_error_set(ret_e, -EINVAL, "backend.size", "the options of VDUSE are of another version, or a socket was given as well");
+        if (o->has_fd)
+                return vhk_error_set(ret_e, -EINVAL, "backend.spec", "a socket was given as well as \"%.60s\"", spec);
         u = b->vduse = calloc(1, sizeof(*u));
         if (u) {
                 u->lent_control = v && v->has_control_fd;

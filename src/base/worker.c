@@ -23,6 +23,7 @@
 
 #include "base/base.h"
 #include "base/fd.h"
+#include "base/struct.h"
 
 enum {
         BATCH = 64,             /* events per epoll_wait(2) */
@@ -425,8 +426,12 @@ VHK_API int vhk_worker_get_fd(struct vhk_worker *w) {
 /* ---- birth and death ---- */
 
 VHK_API int vhk_worker_new(const struct vhk_loop_ops *ops, void *loop, struct vhk_worker **ret_w) {
-        if (ops && (ops->size < sizeof(*ops) || !ops->set || !ops->del))
-                return -EINVAL;
+        struct vhk_loop_ops own = { .size = sizeof(own) };
+        if (ops) {
+                int ret = VHK_STRUCT_TAKE(&own, ops, del);
+                if (ret < 0 || !own.set || !own.del)
+                        return ret < 0 ? ret : -EINVAL;
+        }
         VHK_AUTOCLOSE int bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
         if (bell_fd < 0)
                 return vhk_errno();
@@ -438,7 +443,7 @@ VHK_API int vhk_worker_new(const struct vhk_loop_ops *ops, void *loop, struct vh
                 return -ENOMEM;
         *w = (struct vhk_worker){ .is_foreign = ops, .loop = loop, .epoll_fd = epoll_fd, .bell_fd = bell_fd, .asleep = 1 };
         if (ops)
-                w->ops = *ops;
+                w->ops = own;
         int k = vhk_worker_watch(w, bell_fd, EPOLLIN, on_bell, w, &w->bell);
         if (k < 0)
                 return k;

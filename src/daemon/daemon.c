@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 
 #include "base/error.h"
+#include "base/struct.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "daemon/signals.h"
@@ -332,7 +333,7 @@ static uint64_t dmn_choose_spin_ns(const struct dmn_options *o) {
 /* ---- serving ---- */
 
 static void dmn_log_metrics(const struct dmn *d) {
-        struct vhk_ring_metrics m;
+        struct vhk_ring_metrics m = { .size = sizeof(m) };
         char text[200];
 
         for (unsigned i = 0; dmn_log_has(VHK_LOG_DEBUG) && i < d->ops.n_queues; i++) {
@@ -457,7 +458,8 @@ static void dmn_end(struct dmn *d) {
 }
 
 VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **argv) {
-        struct vhk_program own = { 0 }, *p = &own;
+        struct vhk_program own = { .size = sizeof(own) }, *p = &own;
+        struct vhk_device_ops ops = { .size = sizeof(ops) };
         struct dmn d = { .program = p, .signals = { .signal_fd = -1, .event_fd = -1, .wake_fd = -1 }, .vdpa.fd = -1 };
         struct vhk_error e = { .text = "failed" };
         int k;
@@ -465,10 +467,9 @@ VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **a
         k = vhk_open_standard_fds();
         if (k < 0)
                 return EXIT_FAILURE;            /* there is nowhere to say why */
-        if (!program || program->size < offsetof(struct vhk_program, reload) || program->size > sizeof(own) || !program->ops ||
-            program->ops->size != sizeof(*program->ops))
-                return dmn_fail("the program does not fit this library");
-        memcpy(&own, program, program->size);
+        if (!program || VHK_STRUCT_TAKE(&own, program, get_device) < 0 || !own.ops || VHK_STRUCT_TAKE(&ops, own.ops, reset) < 0)
+                return dmn_fail("struct vhk_program or its struct vhk_device_ops: size is not set, or a member is used that is not known here");
+        own.ops = &ops;
         dmn_log_init(p->name);
         if (dmn_answers(p, argc, argv))
                 return EXIT_SUCCESS;

@@ -10,14 +10,12 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "base/struct.h"
 #include "device/blk.h"
 
 /* ---- open ---- */
 
 static int blk_check_options(const struct vhk_blkdev_options *o, struct vhk_error *ret_e) {
-        if (o->size != sizeof(*o))
-                return vhk_error_set(ret_e, -EINVAL, "blk.options", "struct vhk_blkdev_options has %zu bytes here, not %zu",
-                                     sizeof(*o), o->size);
         if (o->engine > VHK_BLKDEV_NULL)
                 return vhk_error_set(ret_e, -EINVAL, "blk.engine", "engine %d does not exist", (int)o->engine);
         if (!o->path && o->engine != VHK_BLKDEV_NULL)
@@ -110,12 +108,17 @@ VHK_API struct vhk_blkdev *vhk_blkdev_close(struct vhk_blkdev *d) {
         return NULL;
 }
 
-VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *o, struct vhk_blkdev **ret_d, struct vhk_error *ret_e) {
+VHK_API int vhk_blkdev_open(const struct vhk_blkdev_options *theirs, struct vhk_blkdev **ret_d, struct vhk_error *ret_e) {
+        struct vhk_blkdev_options own = { .size = sizeof(own) };
+        const struct vhk_blkdev_options *o = &own;
         struct vhk_blkdev *d;
         int k;
 
-        if (!o || !ret_d)
+        if (!theirs || !ret_d)
                 return -EINVAL;
+        k = VHK_STRUCT_TAKE(&own, theirs, engine);
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "blk.options", "struct vhk_blkdev_options: size is not set, or a member is used that is not known here");
         k = blk_check_options(o, ret_e);
         if (k < 0)
                 return k;
@@ -469,9 +472,9 @@ static void blk_queue_stopped(void *dev, struct vhk_queue *q) {
 }
 
 VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops *ret_ops) {
-        if (!d || !ret_ops || ret_ops->size != sizeof(*ret_ops))
+        if (!d || !ret_ops)
                 return -EINVAL;
-        *ret_ops = (struct vhk_device_ops){
+        return VHK_STRUCT_GIVE(ret_ops, (&(struct vhk_device_ops){
                 .size = sizeof(*ret_ops),
                 .virtio_id = 2,
                 .n_queues = d->n_queues,
@@ -493,6 +496,5 @@ VHK_API int vhk_blkdev_get_ops(const struct vhk_blkdev *d, struct vhk_device_ops
                 .save_state = blk_save_state,
                 .load_state = blk_load_state,
                 .disconnected = blk_disconnected,
-        };
-        return 0;
+        }));
 }

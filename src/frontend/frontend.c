@@ -10,6 +10,7 @@
 #include <vhostkit/migration.h>
 
 #include "base/clock.h"
+#include "base/struct.h"
 #include "frontend/frontend.h"
 #include "wire/features.h"
 
@@ -171,22 +172,42 @@ static const struct vhk_frontend_carrier *carrier_of(const char *spec) {
 }
 
 static int check_display(const struct vhk_frontend_display *d) {
-        if (d->size < sizeof(*d) || !d->get_info || (d->features & ~(VHK_DISPLAY_EDID | VHK_DISPLAY_DMABUF2)))
+        if (!d->get_info || (d->features & ~(VHK_DISPLAY_EDID | VHK_DISPLAY_DMABUF2)))
                 return -EINVAL;
         return (d->features & VHK_DISPLAY_EDID) && !d->get_edid ? -EINVAL : 0;
 }
 
+/* The caller's options, and what they point to, at the size that is known here. */
+static int take_options(const struct vhk_frontend_options *o, struct vhk_frontend_options *own, struct vhk_frontend_shmem *shmem,
+                        struct vhk_frontend_display *display, struct vhk_error *ret_e) {
+        int ret = o ? VHK_STRUCT_TAKE(own, o, trace_arg) : 0;
+
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, "frontend.options", "struct vhk_frontend_options: size is not set, or a member is used that is not known here");
+        if (own->shmem) {
+                ret = VHK_STRUCT_TAKE(shmem, own->shmem, arg);
+                if (ret < 0 || !shmem->map || !shmem->unmap)
+                        return vhk_error_set(ret_e, ret < 0 ? ret : -EINVAL, "frontend.options", "struct vhk_frontend_shmem: size, map and unmap are not all set");
+                own->shmem = shmem;
+        }
+        if (own->display) {
+                ret = VHK_STRUCT_TAKE(display, own->display, arg);
+                if (ret < 0 || check_display(display) < 0)
+                        return vhk_error_set(ret_e, ret < 0 ? ret : -EINVAL, "frontend.options",
+                                             "struct vhk_frontend_display: size, features and what they need are not all set");
+                own->display = display;
+        }
+        return 0;
+}
+
 VHK_API int vhk_frontend_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
         struct vhk_frontend_options own = { .size = sizeof(own) };
+        struct vhk_frontend_shmem shmem;
+        struct vhk_frontend_display display;
 
-        if (o && o->size < offsetof(struct vhk_frontend_options, trace_arg) + sizeof(own.trace_arg))
-                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_options: size is not set");
-        if (o)
-                memcpy(&own, o, VHK_MIN(o->size, sizeof(own)));
-        if (own.shmem && (own.shmem->size < sizeof(*own.shmem) || !own.shmem->map || !own.shmem->unmap))
-                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_shmem: size, map and unmap are not all set");
-        if (own.display && check_display(own.display) < 0)
-                return vhk_error_set(ret_e, -EINVAL, "frontend.options", "struct vhk_frontend_display: size, features and what they need are not all set");
+        int k = take_options(o, &own, &shmem, &display, ret_e);
+        if (k < 0)
+                return k;
         if (!own.limit_ns)
                 own.limit_ns = 30000000000ull;
         const struct vhk_frontend_carrier *c = carrier_of(spec);
@@ -218,13 +239,7 @@ VHK_API struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f) {
 }
 
 VHK_API int vhk_frontend_get_info(struct vhk_frontend *f, struct vhk_frontend_info *ret_i) {
-        size_t size = ret_i->size;
-
-        if (size < sizeof(size) || size > sizeof(f->info))
-                return -EINVAL;
-        memcpy(ret_i, &f->info, size);
-        ret_i->size = size;
-        return 0;
+        return VHK_STRUCT_GIVE(ret_i, &f->info);
 }
 
 VHK_API const struct vhk_error *vhk_frontend_get_error(struct vhk_frontend *f) {
@@ -263,9 +278,17 @@ VHK_API int vhk_frontend_get_shmem_config(struct vhk_frontend *f, uint64_t ret_s
         CALL(f, VHK_CAP_SHMEM, "shared memory regions that were wanted", f->ops->get_shmem_config(f, ret_sizes));
 }
 
+static int start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
+        struct vhk_ring_setup own = { .size = sizeof(own) };
+
+        int ret = VHK_STRUCT_TAKE(&own, s, err_fd);
+        if (ret < 0)
+                return vhk_frontend_fail(f, ret, "frontend.options", "struct vhk_ring_setup: size is not set, or a member is used that is not known here");
+        return f->ops->start_queue(f, i, &own);
+}
+
 VHK_API int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s) {
-        CALL(f, ALWAYS, "", s->size < sizeof(*s) ? vhk_frontend_fail(f, -EINVAL, "frontend.options", "struct vhk_ring_setup: size is not set")
-                                                 : f->ops->start_queue(f, i, s));
+        CALL(f, ALWAYS, "", start_queue(f, i, s));
 }
 
 VHK_API int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) {

@@ -8,6 +8,7 @@
  * Without a callback every guest address is its own I/O address; then all regions are told before a ring starts and when
  * memory is lent, so that nobody has to serve misses. Source: vhost-user.rst, "IOMMU support".
  */
+#include "base/struct.h"
 #include "frontend/vhost_user.h"
 
 bool vhk_vu_has_iommu(const struct vhk_vhost_user *u) {
@@ -19,10 +20,15 @@ static int tell(struct vhk_vhost_user *u, const struct vhk_p_iotlb *p) {
 }
 
 /* Guest memory at @t->gpa, in the address space that the back-end knows. */
-static int describe(const struct vhk_vhost_user *u, const struct vhk_translation *t, struct vhk_p_iotlb *ret_p) {
+static int describe(const struct vhk_vhost_user *u, const struct vhk_translation *theirs, struct vhk_p_iotlb *ret_p) {
+        struct vhk_translation own = { .size = sizeof(own) };
+        const struct vhk_translation *t = &own;
         uint64_t end;
 
-        if (t->size < sizeof(*t) || !t->len || vhk_add_overflows(t->iova, t->len, &end) || t->access < VHK_ACCESS_READ || t->access > VHK_ACCESS_BOTH)
+        int ret = VHK_STRUCT_TAKE(&own, theirs, access);
+        if (ret < 0)
+                return ret;
+        if (!t->len || vhk_add_overflows(t->iova, t->len, &end) || t->access < VHK_ACCESS_READ || t->access > VHK_ACCESS_BOTH)
                 return -EINVAL;
         *ret_p = (struct vhk_p_iotlb){ .iova = t->iova, .len = t->len, .perm = (uint8_t)t->access, .type = VHK_IOTLB_UPDATE };
         return vhk_vu_find(u, t->gpa, t->len, &ret_p->user_addr);

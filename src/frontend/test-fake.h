@@ -174,7 +174,7 @@ static inline void fake_message(struct fake *b) {
         if (rule != VHK_RULE_OK && b->broken == VHK_RULE_OK)
                 b->broken = rule;
         b->order[b->total++ % VHK_N(b->order)] = h.request;
-        b->count[h.request % 64]++;
+        vhk_store_release(&b->count[h.request % 64], b->count[h.request % 64] + 1);     /* pairs with a test that waits for it */
         b->flags[h.request % 64] = h.flags;
         enum vhk_answer due = row ? vhk_wire_answer(&b->state, row, &h) : VHK_ANSWER_NONE;
         fake_take(b, h.request, &p);

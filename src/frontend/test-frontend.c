@@ -269,7 +269,7 @@ static uint64_t gpa_of(struct vhk_memory *m, unsigned i, struct vhk_region *r) {
 }
 
 static struct vhk_ring_setup ring_in(struct vhk_memory *m) {
-        struct vhk_region r;
+        struct vhk_region r = { .size = sizeof(r) };
         uint64_t gpa = gpa_of(m, 0, &r);
 
         return (struct vhk_ring_setup){ .size = sizeof(struct vhk_ring_setup), .num = 64, .desc = gpa + 4096, .driver = gpa + 8192, .device = gpa + 12288,
@@ -350,7 +350,7 @@ TEST(configuration) {
 
 TEST(the_difference_is_sent) {
         struct vhk_memory *m = memory_of(5);
-        struct vhk_region r;
+        struct vhk_region r = { .size = sizeof(r) };
         void *va;
 
         init();
@@ -402,7 +402,7 @@ TEST(the_same_place_in_another_file_is_another_region) {
 TEST(the_form_of_xen_is_sent_when_asked_for) {
         for (unsigned with_slots = 0; with_slots < 2; with_slots++) {
                 struct vhk_memory *m = memory_of(3);
-                struct vhk_region r;
+                struct vhk_region r = { .size = sizeof(r) };
                 init();
                 fake.state.protocol_offered |= VHK_BIT(VHK_PF_XEN_MMAP);
                 fake.state.protocol_offered &= ~(with_slots ? 0 : VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS));
@@ -424,7 +424,7 @@ TEST(the_form_of_xen_is_sent_when_asked_for) {
 
 TEST(without_slots_the_table_is_sent) {
         struct vhk_memory *m = memory_of(8);
-        struct vhk_region r;
+        struct vhk_region r = { .size = sizeof(r) };
         void *va;
 
         init();
@@ -523,7 +523,7 @@ TEST(a_ring_starts_and_stops) {
         struct vhk_memory *m = memory_of(1);
         struct vhk_ring_setup s = ring_in(m);
         struct vhk_ring_base base;
-        struct vhk_region r;
+        struct vhk_region r = { .size = sizeof(r) };
         uint64_t gpa = gpa_of(m, 0, &r), va = (uintptr_t)r.va;
 
         init();
@@ -581,7 +581,7 @@ TEST(a_polled_ring_has_no_descriptors) {
 TEST(ring_areas_must_lie_in_one_region) {
         struct vhk_memory *m = memory_of(1);
         struct vhk_ring_setup good = ring_in(m), s;
-        struct vhk_region r;
+        struct vhk_region r = { .size = sizeof(r) };
         uint64_t gpa = gpa_of(m, 0, &r), end = gpa + r.len;
 
         init();

@@ -8,6 +8,7 @@
  * Without a callback each guest address is its own I/O address, and all is told when memory is lent.
  * Source: Linux include/uapi/linux/vhost_types.h, struct vhost_msg_v2; drivers/vhost/vhost.c, vhost_process_iotlb_msg().
  */
+#include "base/struct.h"
 #include "frontend/vhost.h"
 #include "wire/features.h"
 
@@ -19,10 +20,15 @@ static int tell(struct vhk_vhost *v, const struct vhk_sys_iotlb *m) {
                               (unsigned long long)m->iova, (unsigned long long)m->len, (unsigned long long)m->uva, m->perm);
 }
 
-static int describe(struct vhk_vhost *v, const struct vhk_translation *t, struct vhk_sys_iotlb *ret_m) {
+static int describe(struct vhk_vhost *v, const struct vhk_translation *theirs, struct vhk_sys_iotlb *ret_m) {
+        struct vhk_translation own = { .size = sizeof(own) };
+        const struct vhk_translation *t = &own;
         uint64_t end, uva = 0;
 
-        if (t->size < sizeof(*t) || !t->len || vhk_add_overflows(t->iova, t->len, &end) || t->access < VHK_ACCESS_READ || t->access > VHK_ACCESS_BOTH)
+        int ret = VHK_STRUCT_TAKE(&own, theirs, access);
+        if (ret < 0)
+                return ret;
+        if (!t->len || vhk_add_overflows(t->iova, t->len, &end) || t->access < VHK_ACCESS_READ || t->access > VHK_ACCESS_BOTH)
                 return -EINVAL;
         int k = vhk_vhost_find(v, t->gpa, t->len, &uva);
         if (k == 0)

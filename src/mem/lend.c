@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "base/struct.h"
 #include "mem/mem.h"
 
 #define HUGE_PAGE (UINT64_C(2) << 20)  /* SPDK's vhost target maps and touches whole ones, whatever a region's end is */
@@ -118,7 +119,7 @@ static int check_region(const struct vhk_region *r) {
         uint64_t end, in_file;
         struct stat st;
 
-        if (r->size < sizeof(*r) || !r->len || !r->va)
+        if (!r->len || !r->va)
                 return -EINVAL;
         if ((r->len | r->gpa.v | r->fd_offset | (uintptr_t)r->va) % VHK_PAGE)
                 return -EINVAL;
@@ -151,10 +152,14 @@ static void lent_freep(struct lent **l) {
 }
 
 VHK_API int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r) {
-        int k = check_region(r);
+        struct vhk_region own = { .size = sizeof(own) };
+
+        int k = VHK_STRUCT_TAKE(&own, r, fd_offset);
+        if (k == 0)
+                k = check_region(&own);
         if (k < 0)
                 return k;
-        int fd = fcntl(r->fd, F_DUPFD_CLOEXEC, 0);
+        int fd = fcntl(own.fd, F_DUPFD_CLOEXEC, 0);
         if (fd < 0)
                 return vhk_errno();
         VHK_CLEANUP(lent_freep) struct lent *l = malloc(sizeof(*l));
@@ -162,8 +167,7 @@ VHK_API int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r) {
                 close(fd);
                 return -ENOMEM;
         }
-        *l = (struct lent){ .r = *r };
-        l->r.size = sizeof(l->r);
+        *l = (struct lent){ .r = own };
         l->r.fd = fd;
         k = add_lent(m, l);
         if (k < 0)
@@ -292,8 +296,7 @@ VHK_API int vhk_memory_alloc(struct vhk_memory *m, size_t size, void **ret_va) {
 VHK_API int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r) {
         if (i >= m->n)
                 return -ENOENT;
-        *ret_r = m->by_gpa[i]->r;
-        return 0;
+        return VHK_STRUCT_GIVE(ret_r, &m->by_gpa[i]->r);
 }
 
 VHK_API int vhk_memory_find(const struct vhk_memory *m, const void *va, uint64_t len, vhk_gpa_t *ret_gpa) {

@@ -111,7 +111,7 @@ TEST(memory_of_our_own_is_shared_sealed_and_above_the_rest) {
         void *va;
 
         for (size_t i = 0; i < VHK_N(lens); i++) {
-                struct vhk_region r;
+                struct vhk_region r = { .size = sizeof(r) };
                 char text[6] = { 0 };
                 CHECK_OK(vhk_memory_alloc(m, lens[i], &va));
                 CHECK_OK(vhk_memory_find(m, va, lens[i], &gpa));
@@ -201,7 +201,7 @@ TEST(a_borrower_maps_what_the_lender_describes) {
         struct vhk_memory *m = new_memory();
         struct vhk_memmap *map = NULL;
         struct vhk_region_desc d[2];
-        struct vhk_region r;
+        struct vhk_region r = { .size = sizeof(r) };
         uint8_t *va[2];
 
         for (unsigned i = 0; i < 2; i++) {

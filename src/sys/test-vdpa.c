@@ -628,7 +628,7 @@ TEST(wrong_callers) {
         CHECK_EQ(vhk_vdpa_list_mgmt(NULL, NULL, &e), -EINVAL);
         CHECK_EQ(vhk_vdpa_list(NULL, NULL, &e), -EINVAL);
         CHECK_EQ(vhk_vdpa_add(NULL, &e), -EINVAL);
-        b = a, b.size--;
+        b = a, b.size = sizeof(b.size);
         CHECK_EQ(vhk_vdpa_add(&b, &e), -EINVAL);
         b = a, b.name = NULL;
         CHECK_EQ(vhk_vdpa_add(&b, &e), -EINVAL);

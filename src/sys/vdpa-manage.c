@@ -12,6 +12,7 @@
 #include <vhostkit/vdpa.h>
 
 #include "base/error.h"
+#include "base/struct.h"
 #include "sys/netlink.h"
 
 #define VDPA_NAME_MAX 255u              /* of a directory in sysfs */
@@ -323,14 +324,17 @@ static int command(struct vhk_nl_request *r, int fd, uint8_t cmd, const char *na
         return refused(e, k, &a, ours);
 }
 
-VHK_API int vhk_vdpa_add(const struct vhk_vdpa_add *a, struct vhk_error *ret_e) {
+VHK_API int vhk_vdpa_add(const struct vhk_vdpa_add *theirs, struct vhk_error *ret_e) {
+        struct vhk_vdpa_add own = { .size = sizeof(own) };
+        const struct vhk_vdpa_add *a = &own;
         VHK_AUTOCLOSE int fd = -1;
         struct vhk_nl_request r;
         uint16_t family;
 
-        if (!a || a->size < sizeof(*a))
-                return vhk_error_set(ret_e, -EINVAL, "vdpa.options", "struct vhk_vdpa_add: size is not set");
-        int k = check_name("vDPA device", a->name, VDPA_NAME_MAX, ret_e);
+        int k = theirs ? VHK_STRUCT_TAKE(&own, theirs, mgmt_name) : -EINVAL;
+        if (k < 0)
+                return vhk_error_set(ret_e, k, "vdpa.options", "struct vhk_vdpa_add: size is not set, or a member is used that is not known here");
+        k = check_name("vDPA device", a->name, VDPA_NAME_MAX, ret_e);
         if (k >= 0)
                 k = check_name("management device", a->mgmt_name, sizeof(((struct vhk_vdpa_mgmt *)0)->name) - 1, ret_e);
         if (k >= 0 && a->mgmt_bus && *a->mgmt_bus)
