@@ -21,7 +21,7 @@ ROOMS = {
     'frontend': (('base', 'wire', 'mem', 'ring', 'sock', 'sys'),
                  ('error', 'memory', 'queue', 'worker', 'frontend', 'display', 'drvq', 'migration', 'kernel', 'sys', 'vdpa')),
     'backend':  (('base', 'wire', 'mem', 'ring', 'sock', 'sys'), ('error', 'memory', 'queue', 'worker', 'device', 'backend', 'display', 'sys')),
-    'driver':   (('base', 'mem', 'ring'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq', 'blk', 'net', 'kernel', 'vsock', 'scsi')),
+    'driver':   (('base', 'mem', 'ring', 'frontend'), ('error', 'memory', 'queue', 'worker', 'frontend', 'drvq', 'blk', 'net', 'kernel', 'vsock', 'scsi')),
     'device':   (('base', 'mem', 'ring'), ('error', 'memory', 'queue', 'worker', 'device', 'backend', 'blkdev')),
     'daemon':   (('base',), ('*',)),
 }

@@ -2,7 +2,7 @@
 /*
  * The front-end end: one interface for whoever owns guest memory and rings and lends them to a back-end. An object
  * belongs to one thread at a time. Every call has a time limit and serves the back-end's own requests while it waits;
- * callbacks may not call back in (-EDEADLK).
+ * callbacks may not call back in (-EDEADLK), but may close (vhk_frontend_close()).
  *
  * A back-end gets the descriptors of the memory, and can truncate a file that is not sealed against shrinking (F_SEAL_SHRINK);
  * the next access of the front-end raises SIGBUS then. Memory of vhk_memory_alloc() is sealed. A program whose own memory
@@ -157,8 +157,9 @@ int vhk_frontend_prepare_close(struct vhk_frontend *f);
 /**
  * vhk_frontend_close() - stop what runs, and close
  *
- * Takes limit_ns at most, for all rings together, and does not wait for a back-end that has gone. NULL is legal. From inside of a
- * callback nothing happens, and @f comes back.
+ * Takes limit_ns at most, for all rings together, and does not wait for a back-end that has gone. NULL is legal, and comes
+ * back. From inside of a callback, too (those of a display as well): then no event is reported any more, and the front-end is closed
+ * when the call that runs is over.
  */
 struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/struct.h"
 #include "frontend/frontend.h"
+#include "mem/mem.h"
 #include "wire/features.h"
 
 static const struct vhk_frontend_carrier carriers[] = {
@@ -104,6 +105,8 @@ int vhk_frontend_leave(struct vhk_frontend *f, int k) {
         if (vhk_frontend_is_final(f) && f->options.on_event)    /* once: enter() lets nobody in again */
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_GONE, &f->end);
         f->busy = false;
+        if (f->close_wanted)
+                vhk_frontend_close(f);
         return k;
 }
 
@@ -229,11 +232,15 @@ VHK_API int vhk_frontend_prepare_close(struct vhk_frontend *f) {
 VHK_API struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f) {
         if (!f)
                 return NULL;
-        if (vhk_frontend_prepare_close(f) < 0)
-                return f;               /* from inside a callback: refused */
-        f->busy = true;
         f->options.on_event = NULL;
         f->options.on_queue = NULL;
+        if (f->busy) {                  /* from inside a callback: the call that runs ends soon, and closes */
+                f->close_wanted = true;
+                f->options.reconnect_ns = 0;
+                return NULL;
+        }
+        vhk_frontend_prepare_close(f);
+        f->busy = true;
         f->ops->close(f);
         return NULL;
 }
@@ -246,12 +253,29 @@ VHK_API const struct vhk_error *vhk_frontend_get_error(struct vhk_frontend *f) {
         return &f->error;
 }
 
+static int set_features(struct vhk_frontend *f, uint64_t features) {
+        int ret = f->ops->set_features(f, features);
+
+        f->has_features |= ret == 0;
+        return ret;
+}
+
+static int set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
+        int ret = f->ops->set_memory(f, m);
+
+        if (ret == 0) {
+                f->shared_memory = m;
+                f->shared_generation = vhk_memory_generation(m);
+        }
+        return ret;
+}
+
 VHK_API int vhk_frontend_set_features(struct vhk_frontend *f, uint64_t features) {
-        CALL(f, ALWAYS, "", f->ops->set_features(f, features));
+        CALL(f, ALWAYS, "", set_features(f, features));
 }
 
 VHK_API int vhk_frontend_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
-        CALL(f, ALWAYS, "", f->ops->set_memory(f, m));
+        CALL(f, ALWAYS, "", set_memory(f, m));
 }
 
 VHK_API int vhk_frontend_get_config(struct vhk_frontend *f, uint32_t off, void *ret_buf, uint32_t n) {

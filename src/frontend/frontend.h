@@ -11,6 +11,7 @@
 #include "base/base.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "frontend/driver.h"
 
 enum vhk_frontend_progress {
         VHK_PROGRESS_IDLE,              /* no request is in flight */
@@ -98,6 +99,10 @@ struct vhk_frontend {
         struct vhk_log log, trace;
         struct vhk_log_limit log_limit; /* of log */
         bool busy;                                      /* a call runs: callbacks get -EDEADLK */
+        bool close_wanted;                              /* vhk_frontend_close() from inside a callback: done when the call is over */
+        bool has_features;                              /* set_features was successful */
+        const struct vhk_memory *shared_memory;         /* of the last set_memory that was successful, and its generation */
+        uint64_t shared_generation;
         bool config_changed;                            /* an event to be told when the call is over */
         bool has_queue_events;                          /* likewise, of rings: bits 1 << enum vhk_frontend_queue_event */
         uint8_t queue_events[256];
@@ -160,7 +165,6 @@ int vhk_frontend_get_region(struct vhk_frontend *f, const struct vhk_memory *m, 
 
 /* ---- again.c ---- */
 
-bool vhk_frontend_is_final(const struct vhk_frontend *f);       /* has it ended for ever? */
 /* The connection has ended, not for ever. One try, if it is time: 0: it is back; -EAGAIN; -EPIPE: it has ended for ever */
 int vhk_frontend_try_again(struct vhk_frontend *f, bool may_wait);
 /* ... as many as fit into the time limit of the call; then -ETIMEDOUT */
@@ -177,9 +181,7 @@ int vhk_vhost_vsock_open(const char *spec, const struct vhk_frontend_options *o,
 int vhk_vhost_scsi_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e);
 
-/* A call fails, the connection lives: keeps the story, returns @code. */
-int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
-/* ... for a translation that cannot be told. */
+/* vhk_frontend_fail(), for a translation that cannot be set. */
 int vhk_frontend_fail_translation(struct vhk_frontend *f, int code, const struct vhk_translation *t);
 /* The connection has ended: keeps the story for this call and all later ones, returns @code. The first end counts. */
 int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);

@@ -16,7 +16,9 @@
 struct lent {
         struct vhk_region r;            /* fd: our duplicate */
         bool is_ours;                   /* mapped here by vhk_memory_alloc() ... */
+        bool is_released;               /* ... and to be used again */
         uint64_t size;                  /* ... which was asked for so many bytes */
+        uint64_t born;                  /* generation of the table with it */
 };
 
 struct vhk_memory {
@@ -143,7 +145,7 @@ static int add_lent(struct vhk_memory *m, struct lent *l) {
         insert(m->by_gpa, m->n, g, l);
         insert(m->by_va, m->n, v, l);
         m->n++;
-        m->generation++;
+        l->born = ++m->generation;
         return 0;
 }
 
@@ -299,15 +301,53 @@ VHK_API int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct
         return VHK_STRUCT_GIVE(ret_r, &m->by_gpa[i]->r);
 }
 
-VHK_API int vhk_memory_find(const struct vhk_memory *m, const void *va, uint64_t len, vhk_gpa_t *ret_gpa) {
+/* NULL: [va, va + len) is not in one region. */
+static struct lent *find(const struct vhk_memory *m, const void *va, uint64_t len) {
         unsigned i = upper(m->by_va, m->n, va_of, (uintptr_t)va);
-        const struct vhk_region *r = i ? &m->by_va[i - 1]->r : NULL;
-        uint64_t off = r ? (uintptr_t)va - (uintptr_t)r->va : 0;
+        struct lent *l = i ? m->by_va[i - 1] : NULL;
+        uint64_t off = l ? (uintptr_t)va - va_of(l) : 0;
 
-        if (!r || off >= r->len || len > r->len - off)
+        return l && off < l->r.len && len <= l->r.len - off ? l : NULL;
+}
+
+VHK_API int vhk_memory_find(const struct vhk_memory *m, const void *va, uint64_t len, vhk_gpa_t *ret_gpa) {
+        const struct lent *l = find(m, va, len);
+
+        if (!l)
                 return -EFAULT;
-        ret_gpa->v = r->gpa.v + off;
+        ret_gpa->v = gpa_of(l) + ((uintptr_t)va - va_of(l));
         return 0;
+}
+
+int vhk_memory_find_region(const struct vhk_memory *m, const void *va, uint64_t len, uint64_t generation, struct vhk_region *ret_r) {
+        const struct lent *l = find(m, va, len);
+
+        if (!l || l->born > generation)
+                return -EFAULT;
+        *ret_r = l->r;
+        return 0;
+}
+
+void vhk_memory_release(struct vhk_memory *m, const void *va) {
+        struct lent *l = find(m, va, 1);
+
+        if (l && l->is_ours)
+                l->is_released = true;
+}
+
+void *vhk_memory_reuse(struct vhk_memory *m, uint64_t len) {
+        struct lent *best = NULL;
+
+        for (unsigned i = 0; i < m->n; i++) {
+                struct lent *l = m->by_gpa[i];
+                if (l->is_released && l->r.len >= len && (!best || l->r.len < best->r.len))
+                        best = l;
+        }
+        if (!best)
+                return NULL;
+        best->is_released = false;
+        memset(best->r.va, 0, len);
+        return best->r.va;
 }
 
 unsigned vhk_memory_n_regions(const struct vhk_memory *m) {

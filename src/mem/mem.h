@@ -140,3 +140,9 @@ struct vhk_memory;
 unsigned vhk_memory_n_regions(const struct vhk_memory *m);
 /* Grows by one with each change; a front-end remembers the value that it sent. */
 uint64_t vhk_memory_generation(const struct vhk_memory *m);
+/* The region that has all of [@va, @va + @len) and was in the table already when that had @generation. 0, or -EFAULT */
+int vhk_memory_find_region(const struct vhk_memory *m, const void *va, uint64_t len, uint64_t generation, struct vhk_region *ret_r);
+/* The region of vhk_memory_alloc() at @va is not used any more, but stays in the table (a back-end may know it) for vhk_memory_reuse(). */
+void vhk_memory_release(struct vhk_memory *m, const void *va);
+/* The smallest region that was released and has at least @len bytes, which are zeroed; NULL: there is none. */
+void *vhk_memory_reuse(struct vhk_memory *m, uint64_t len);

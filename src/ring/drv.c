@@ -134,7 +134,7 @@ INLINE int add(struct vhk_drvring *r, struct buffers b, unsigned n_out, unsigned
         if (vhk_unlikely(!n || n < n_out || (!indirect && n > r->mask + 1u)))
                 return -EINVAL;
         if (vhk_unlikely(n_descs > r->n_free))
-                return -EAGAIN;
+                return r->broken ? -EPIPE : -EAGAIN;
         if (indirect) {
                 size_t at = (size_t)head * r->indirect_max;
                 last = write_chain(r, r->tables + at, 0, NULL, b, n_out, n, &in_len);
@@ -206,6 +206,12 @@ static inline bool take(struct vhk_drvring *r, uint32_t id, uint32_t len, struct
         return true;
 }
 
+/* Nothing is added any more either. */
+static VHK_COLD void set_broken(struct vhk_drvring *r) {
+        r->broken = true;
+        r->n_free = 0;
+}
+
 int vhk_drvring_reap(struct vhk_drvring *r, struct vhk_done *ret_done, unsigned n) {
         if (vhk_unlikely(r->broken))
                 return -EPIPE;
@@ -214,7 +220,7 @@ int vhk_drvring_reap(struct vhk_drvring *r, struct vhk_done *ret_done, unsigned 
         uint16_t idx = vhk_le16_get((vhk_le16){ vhk_load_acquire(&r->used->idx.v) });
         uint16_t ready = idx - r->last_used, in_flight = r->in_flight - (uint16_t)(r->avail_idx - r->published);
         if (vhk_unlikely(ready > in_flight)) {
-                r->broken = true;
+                set_broken(r);
                 return -EPIPE;
         }
         n = VHK_MIN(n, (unsigned)ready);
@@ -223,7 +229,7 @@ int vhk_drvring_reap(struct vhk_drvring *r, struct vhk_done *ret_done, unsigned 
                 uint32_t id = vhk_le32_get((vhk_le32){ vhk_load_relaxed(&e->id.v) });
                 uint32_t len = vhk_le32_get((vhk_le32){ vhk_load_relaxed(&e->len.v) });
                 if (vhk_unlikely(!take(r, id, len, &ret_done[i]))) {
-                        r->broken = true;
+                        set_broken(r);
                         return i ? (int)i : -EPIPE;     /* those before it are good */
                 }
                 r->last_used++;
@@ -248,6 +254,10 @@ void vhk_drvring_disarm(struct vhk_drvring *r) {
                 vhk_store_relaxed(&r->avail->ring[r->mask + 1u].v, vhk_le16_of(r->last_used - 1).v);
         else
                 vhk_store_relaxed(&r->avail->flags.v, vhk_le16_of(VHK_AVAIL_NO_INTERRUPT).v);
+}
+
+bool vhk_drvring_is_broken(const struct vhk_drvring *r) {
+        return r->broken;
 }
 
 unsigned vhk_drvring_n_in_flight(const struct vhk_drvring *r) {

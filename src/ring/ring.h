@@ -148,7 +148,7 @@ struct vhk_drvring_setup {
 };
 int vhk_drvring_new(const struct vhk_drvring_setup *s, struct vhk_drvring **ret_r);
 struct vhk_drvring *vhk_drvring_free(struct vhk_drvring *r);
-int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie);      /* 0, -EAGAIN, -EFAULT, -EINVAL */
+int vhk_drvring_add(struct vhk_drvring *r, const struct iovec *sg, unsigned n_out, unsigned n_in, void *cookie);      /* 0, -EAGAIN, -EFAULT, -EINVAL, -EPIPE */
 /* The same with guest addresses, for a driver that knows them */
 struct vhk_drvring_buf { uint64_t gpa; uint32_t len; };
 int vhk_drvring_add_gpa(struct vhk_drvring *r, const struct vhk_drvring_buf *sg, unsigned n_out, unsigned n_in, void *cookie);  /* 0, -EAGAIN, -EINVAL */
@@ -158,3 +158,4 @@ int vhk_drvring_reap(struct vhk_drvring *r, struct vhk_done *ret_done, unsigned 
 int vhk_drvring_arm(struct vhk_drvring *r);                             /* 1: something is there */
 void vhk_drvring_disarm(struct vhk_drvring *r);
 unsigned vhk_drvring_n_in_flight(const struct vhk_drvring *r);
+bool vhk_drvring_is_broken(const struct vhk_drvring *r);                /* the device broke the rules: reap and add are -EPIPE */
