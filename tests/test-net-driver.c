@@ -479,6 +479,32 @@ static void *loop_thread(void *arg) {
         return (void *)n;
 }
 
+TEST(frames_that_came_before_the_descriptor_was_asked_for_make_it_readable) {
+        struct vhk_net_queue *q = open_queue(&(struct vhk_net_options){ .n_pairs = 1 });
+        struct vhk_net_frame out[3], got;
+        uint8_t frame[64] = { 0 };
+        struct iovec v = { frame, sizeof(frame) };
+        void *cookies[3];
+
+        for (int i = 0; i < 3; i++)
+                out[i] = (struct vhk_net_frame){ .iov = &v, .n_iov = 1, .cookie = frame };
+        CHECK_EQ(vhk_net_send(q, out, 3), 3);
+        for (int n = 0; n < 3;) {
+                int k = vhk_net_reap(q, cookies, 3, 20000);
+                CHECK(k > 0);
+                n += k;
+        }
+        CHECK_EQ(vhk_net_receive(q, &got, 1, 20000), 1);        /* all three have left the ring */
+        CHECK_OK(vhk_net_release(q, &got, 1));
+        struct pollfd p = { .fd = vhk_net_queue_get_fd(q), .events = POLLIN };
+        for (int i = 0; i < 2; i++) {
+                CHECK_EQ(poll(&p, 1, 20000), 1);
+                CHECK_EQ(vhk_net_receive(q, &got, 1, 20000), 1);
+                CHECK_OK(vhk_net_release(q, &got, 1));
+        }
+        close_card();
+}
+
 TEST(pairs_on_threads_of_their_own) {
         for (unsigned n = 1; n <= PAIRS; n++) {
                 pthread_t threads[PAIRS];

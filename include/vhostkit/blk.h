@@ -3,7 +3,7 @@
  * A virtio disk as a program uses it (virtio 1.3, 5.2): pread and pwrite, and asynchronous queues. Offsets and sizes are
  * bytes and multiples of the device's block size. An object belongs to one thread at a time; different queues of one
  * disk may be used by different threads. The front-end's callbacks run inside these calls and may not call back in
- * (-EDEADLK).
+ * (-EDEADLK), but may close the disk.
  */
 #ifndef VHOSTKIT_BLK_H
 #define VHOSTKIT_BLK_H
@@ -55,7 +55,14 @@ struct vhk_blk_info {
 };
 
 int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e);
-struct vhk_blk *vhk_blk_close(struct vhk_blk *b);               /* NULL is legal */
+/**
+ * vhk_blk_close() - stop the rings, reset the device, free; NULL is legal, and comes back
+ *
+ * No other thread may be in a call on the disk or its queues. Looks for no back-end that has gone, and takes no longer than the front-end's
+ * limit_ns. From inside of a callback, too (VHK_FRONTEND_GONE, say): then no further one is called, and the disk is closed when the call that
+ * runs is over, which returns what it would have (-EPIPE, say); the memory of vhk_blk_alloc() goes then.
+ */
+struct vhk_blk *vhk_blk_close(struct vhk_blk *b);
 int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i);
 struct vhk_frontend *vhk_blk_get_frontend(struct vhk_blk *b);   /* stays the disk's */
 
@@ -63,8 +70,11 @@ struct vhk_frontend *vhk_blk_get_frontend(struct vhk_blk *b);   /* stays the dis
 void *vhk_blk_alloc(struct vhk_blk *b, size_t len);
 
 /* Synchronous, on queue 0. Return: bytes done (all of them), 0 for the calls without data, or a negative errno:
- * -EINVAL (not a multiple of the block size), -ENXIO (beyond the end), -EROFS, -EIO (the device says so), -EOPNOTSUPP,
- * -ETIMEDOUT, -EPIPE (connection lost; the story is in vhk_frontend_get_error()). */
+ * -EINVAL (not a multiple of the block size), -ENXIO (beyond the end), -EROFS, -EIO (the device says so), -EOPNOTSUPP; -EPROTO (of a read the
+ * device reports success, and fewer bytes written than were asked for); -EBUSY (asynchronous requests are in flight on queue 0); -ETIMEDOUT (a
+ * later call waits for the unanswered requests first, and says the same again if they are not answered in time); -EPIPE (the connection has
+ * ended, or the device broke the rules of the ring: from then on every call says so). vhk_frontend_get_error() of vhk_blk_get_frontend() has
+ * the text. */
 ssize_t vhk_blk_pread(struct vhk_blk *b, void *buf, size_t n, uint64_t off);
 ssize_t vhk_blk_pwrite(struct vhk_blk *b, const void *buf, size_t n, uint64_t off);
 int vhk_blk_flush(struct vhk_blk *b);
@@ -99,9 +109,10 @@ struct vhk_blk_done {
 
 /** vhk_blk_get_queue() - queue @i of those opened; queue 0 is shared with the synchronous calls, which need it idle (-EBUSY) */
 int vhk_blk_get_queue(struct vhk_blk *b, unsigned i, struct vhk_blk_queue **ret_q);
-/** vhk_blk_submit() - returns how many of @n were taken (fewer when the ring is full), or a negative errno if none for another reason */
+/** vhk_blk_submit() - returns how many of @n were taken (fewer when the ring is full), or a negative errno if none for another reason; -EPIPE as above */
 int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n);
-/** vhk_blk_reap() - up to @n finished requests; waits at most @timeout_ms for the first (-1 for ever, 0 not at all) */
+/** vhk_blk_reap() - up to @n finished requests; waits at most @timeout_ms for the first (-1 for ever, 0 not at all). 0 at once if nothing is in flight;
+ * -EPIPE as above, when no result is left */
 int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms);
 /** vhk_blk_queue_get_fd() - readable when vhk_blk_reap() has something; -1 while polling */
 int vhk_blk_queue_get_fd(struct vhk_blk_queue *q);

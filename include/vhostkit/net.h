@@ -2,7 +2,7 @@
 /*
  * A virtio network card as a program uses it (virtio 1.3, 5.1), over any front-end: frames in bursts, on pairs of queues. An object
  * belongs to one thread at a time; different queues of one card may be used by different threads. The front-end's callbacks run
- * inside these calls and may not call back in (-EDEADLK).
+ * inside these calls and may not call back in (-EDEADLK), but may close the card.
  */
 #ifndef VHOSTKIT_NET_H
 #define VHOSTKIT_NET_H
@@ -91,7 +91,8 @@ struct vhk_net_info {
  * -EOPNOTSUPP; -EPROTO: it says what cannot be; and what vhk_frontend_open() says, with the story in @ret_e.
  */
 int vhk_net_open(const char *spec, const struct vhk_net_options *o, struct vhk_net **ret_n, struct vhk_error *ret_e);
-struct vhk_net *vhk_net_close(struct vhk_net *n);               /* NULL is legal */
+/** vhk_net_close() - as vhk_blk_close(): within limit_ns, from inside of a callback too (on_link as well); NULL is legal */
+struct vhk_net *vhk_net_close(struct vhk_net *n);
 int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i);
 struct vhk_frontend *vhk_net_get_frontend(struct vhk_net *n);   /* stays the card's */
 
@@ -146,7 +147,7 @@ int vhk_net_reap(struct vhk_net_queue *q, void **ret_cookies, unsigned n, int ti
  * vhk_net_receive() - up to @n frames that came; waits at most @timeout_ms for the first (-1 for ever, 0 not at all)
  *
  * Their buffers are the caller's until vhk_net_release(); while all of them are out nothing can come. They are memory that the device
- * may still write to: read each byte once. Return: number; 0; -EPIPE: the connection is lost, or the device broke the rules
+ * may still write to: read each byte once. Return: number; 0; -EPIPE, when no frame is left: the connection is lost, or the device broke the rules
  * (vhk_net_queue_get_error() has the story), and nothing more will come.
  */
 int vhk_net_receive(struct vhk_net_queue *q, struct vhk_net_frame *ret_frames, unsigned n, int timeout_ms);

@@ -28,7 +28,7 @@ struct vhk_vsock_stream;
  * struct vhk_vsock_options - zero it, set @size
  * @frontend: how to open; NULL: defaults
  * @cid: our address, where it is ours to choose (vhost-vsock); 0: the device has it in its configuration
- * @queue_size: entries per ring; 0: 128
+ * @queue_size: entries per ring; 0: 128, or as many of them as the back-end takes
  * @packet: most bytes of a packet, header and all, 256 to 65536; 0: 16 KiB
  * @room: bytes that a peer may send before they are read, per stream, at least 4096; 0: 256 KiB
  * @max_streams: more are refused; 0: 1024
@@ -43,7 +43,7 @@ struct vhk_vsock_options {
 
 /** vhk_vsock_open() - -EADDRINUSE: another guest has that address; otherwise as vhk_frontend_open(), with the story in @ret_e */
 int vhk_vsock_open(const char *spec, const struct vhk_vsock_options *o, struct vhk_vsock **ret_v, struct vhk_error *ret_e);
-/** vhk_vsock_close() - streams and all, without a word to the peers; NULL is legal */
+/** vhk_vsock_close() - streams and all, nothing is sent to the peers; as vhk_blk_close(): within limit_ns, from inside of a callback too; NULL is legal */
 struct vhk_vsock *vhk_vsock_close(struct vhk_vsock *v);
 struct vhk_frontend *vhk_vsock_get_frontend(struct vhk_vsock *v);       /* stays the device's */
 /** vhk_vsock_get_cid() - our address; another one after a transport reset, perhaps */
@@ -55,7 +55,7 @@ int vhk_vsock_get_fd(const struct vhk_vsock *v);
  *
  * Does a bounded amount of work. Never waits, but for guest_cid after a transport reset (virtio 1.3, 5.10.6.7), at most the front-end's limit_ns.
  * Return: number of packets and events; -EPIPE: the device broke the rules of its rings, or has gone, and everything that it had sent was
- * received. Streams give what they have received, and then -EPIPE.
+ * received; vhk_frontend_get_error() has the text. Streams give what they have received, and then -EPIPE.
  */
 int vhk_vsock_dispatch(struct vhk_vsock *v);
 

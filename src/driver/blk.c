@@ -45,10 +45,19 @@ static int negotiate(struct vhk_blk *b, const struct vhk_blk_options *o, struct 
         return k < 0 ? vhk_drvdev_story(&b->d, k, ret_e) : 0;
 }
 
+/* What a ring of @num entries takes as one request; false: not one block. */
+static bool limit_requests(struct vhk_blk *b, unsigned num) {
+        uint64_t seg_max = b->config.seg_max ? b->config.seg_max : 1;
+        unsigned most = VHK_MIN(VHK_BLK_MAX_SEGMENTS, num - 2u);
+
+        b->max_segments = (uint32_t)VHK_MIN(seg_max, (uint64_t)most);
+        b->max_request = VHK_MIN((uint64_t)b->max_segment * b->max_segments, UINT64_C(1) << 20) & ~(uint64_t)(b->block_size - 1);
+        return b->max_request;
+}
+
 /* What the configuration means for requests; a disk that makes none possible is refused. */
-static int derive(struct vhk_blk *b, uint16_t queue_size, struct vhk_error *ret_e) {
+static int derive(struct vhk_blk *b, struct vhk_error *ret_e) {
         const struct vhk_blk_config *c = &b->config;
-        unsigned most = VHK_MIN(VHK_BLK_MAX_SEGMENTS, queue_size - 2u);
 
         if (c->capacity > UINT64_MAX / VHK_BLK_SECTOR)
                 return vhk_error_set(ret_e, -EPROTO, "blk.capacity", "the device says that it has %llu sectors", (unsigned long long)c->capacity);
@@ -57,9 +66,7 @@ static int derive(struct vhk_blk *b, uint16_t queue_size, struct vhk_error *ret_
         if (!vhk_is_pow2(b->block_size) || b->block_size < VHK_BLK_SECTOR)
                 return vhk_error_set(ret_e, -EPROTO, "blk.block-size", "the device says that its blocks have %u bytes", b->block_size);
         b->max_segment = c->size_max ? (uint32_t)c->size_max : UINT32_MAX;      /* 0: an old export of QEMU, means nothing */
-        b->max_segments = (uint32_t)VHK_MIN(c->seg_max ? c->seg_max : 1, (uint64_t)most);
-        b->max_request = VHK_MIN((uint64_t)b->max_segment * b->max_segments, UINT64_C(1) << 20) & ~(uint64_t)(b->block_size - 1);
-        if (!b->max_request)
+        if (!limit_requests(b, QUEUE_SIZE))
                 return vhk_error_set(ret_e, -EPROTO, "blk.size-max", "%u segments of %u bytes do not hold one block of %u", b->max_segments, b->max_segment,
                                      b->block_size);
         uint64_t limit = (UINT64_C(1) << 40) & ~(uint64_t)(b->block_size - 1), sectors = b->block_size / VHK_BLK_SECTOR;
@@ -78,7 +85,13 @@ static unsigned n_device_queues(const struct vhk_blk *b) {
         return n ? (unsigned)n : 1;
 }
 
-static void stop_queues(struct vhk_blk *b) {
+static struct vhk_blk *blk_of(struct vhk_drvdev *d) {
+        return vhk_container_of(d, struct vhk_blk, d);
+}
+
+static void stop_queues(struct vhk_drvdev *d) {
+        struct vhk_blk *b = blk_of(d);
+
         for (unsigned i = 0; b->queues && i < b->n_queues; i++)
                 vhk_blk_queue_done(&b->queues[i]);
         free(b->queues);
@@ -87,41 +100,41 @@ static void stop_queues(struct vhk_blk *b) {
         b->iov = NULL;
 }
 
-static int start_queues(struct vhk_blk *b, uint16_t num) {
+static int start_queues(struct vhk_drvdev *d, uint16_t num) {
+        struct vhk_blk *b = blk_of(d);
         size_t each = vhk_blk_queue_bytes(num);
 
-        int k = b->d.n_chunks ? 0 : vhk_drvdev_add_chunk(&b->d, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE, ROOM);
+        if (!limit_requests(b, num))
+                return -EINVAL;
+        int k = d->n_chunks ? 0 : vhk_drvdev_add_chunk(d, b->n_queues * each + VHK_BLK_DEPTH * VHK_BLK_BOUNCE, ROOM);
         if (k < 0)
                 return k;
-        b->bounce = vhk_drvdev_take(&b->d, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
+        b->bounce = vhk_drvdev_take(d, VHK_BLK_DEPTH * VHK_BLK_BOUNCE);
         b->iov = calloc((size_t)VHK_BLK_DEPTH * b->max_segments, sizeof(*b->iov));
         b->queues = calloc(b->n_queues, sizeof(*b->queues));
         if (!b->bounce || !b->iov || !b->queues)
                 return -ENOMEM;
         for (unsigned i = 0; i < b->n_queues; i++) {
-                k = vhk_blk_queue_init(&b->queues[i], b, i, num, vhk_drvdev_take(&b->d, each));
+                k = vhk_blk_queue_init(&b->queues[i], b, i, num, vhk_drvdev_take(d, each));
                 if (k < 0)
                         return k;
         }
         return 0;
 }
 
-/* A back-end need not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
-static int size_queues(struct vhk_blk *b, uint16_t wish, struct vhk_error *ret_e) {
-        for (uint16_t num = wish ? wish : vhk_drvdev_queue_size(&b->d, QUEUE_SIZE, QUEUE_SIZE_LEAST);; num /= 2) {
-                int k = derive(b, num, ret_e);
-                if (k < 0)
-                        return k;
-                k = start_queues(b, num);
-                if (k == 0)
-                        return 0;
-                stop_queues(b);
-                if (k != -EREMOTEIO || wish || num <= QUEUE_SIZE_LEAST)
-                        return vhk_drvdev_story(&b->d, k, ret_e);
-        }
+static int prepare(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        const struct vhk_blk_options *o = options;
+        struct vhk_blk *b = blk_of(d);
+
+        b->n_queues = o->n_queues ? o->n_queues : 1;
+        b->polling = o->polling;
+        fo->reconnect_ns = o->reconnect_ns ? o->reconnect_ns : fo->reconnect_ns;
+        return 0;
 }
 
-static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct vhk_error *ret_e) {
+static int bring_up(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e) {
+        const struct vhk_blk_options *o = options;
+        struct vhk_blk *b = blk_of(d);
         uint16_t wish = o->queue_size;
 
         if (wish && (!vhk_is_pow2(wish) || wish < QUEUE_SIZE_LEAST || wish > 32768))
@@ -131,50 +144,33 @@ static int bring_up(struct vhk_blk *b, const struct vhk_blk_options *o, struct v
                 return k;
         if (b->n_queues > n_device_queues(b))
                 return vhk_error_set(ret_e, -EINVAL, "blk.queues", "%u queues were asked for, the device has %u", b->n_queues, n_device_queues(b));
-        k = size_queues(b, wish, ret_e);
+        k = derive(b, ret_e);
         if (k < 0)
                 return k;
-        k = vhk_drvdev_set_status(&b->d, VHK_DRVDEV_S_DRIVER_OK);
-        return k < 0 ? vhk_drvdev_story(&b->d, k, ret_e) : 0;
+        k = vhk_drvdev_start_rings(d, wish, QUEUE_SIZE, QUEUE_SIZE_LEAST, start_queues, stop_queues);
+        if (k == 0)
+                k = vhk_drvdev_set_status(d, VHK_DRVDEV_S_DRIVER_OK);
+        return k < 0 ? vhk_drvdev_story(d, k, ret_e) : 0;
 }
 
-VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e) {
-        struct vhk_blk_options own = { .size = sizeof(own) };
-        struct vhk_frontend_options fo = { .size = sizeof(fo) };
+static const struct vhk_drvdev_kind kind = {
+        .rule = "blk.open", .what = "the disk", .options = "struct vhk_blk_options", .virtio_id = VIRTIO_ID,
+        .size = sizeof(struct vhk_blk), .options_size = sizeof(struct vhk_blk_options),
+        .prepare = prepare, .bring_up = bring_up, .refresh = vhk_blk_refresh, .stop = stop_queues,
+};
 
-        if (o && (o->size < sizeof(own) || (o->frontend && o->frontend->size < sizeof(fo))))
-                return vhk_error_set(ret_e, -EINVAL, "blk.options", "struct vhk_blk_options: size is not set");
-        if (o)
-                own = *o;
-        if (own.frontend)
-                fo = *own.frontend;
-        struct vhk_blk *b = calloc(1, sizeof(*b));
-        if (!b)
-                return vhk_error_set(ret_e, -ENOMEM, "blk.memory", "out of memory");
-        b->d = (struct vhk_drvdev){ .rule = "blk.open", .what = "the disk", .refresh = vhk_blk_refresh };
-        b->n_queues = own.n_queues ? own.n_queues : 1;
-        b->polling = own.polling;
-        fo.virtio_id = VIRTIO_ID;
-        fo.reconnect_ns = own.reconnect_ns ? own.reconnect_ns : fo.reconnect_ns;
-        int k = vhk_drvdev_open(&b->d, spec, &fo, ret_e);
+VHK_API int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e) {
+        struct vhk_blk_options own;
+        struct vhk_drvdev *d;
+
+        int k = vhk_drvdev_open(&kind, spec, o, &own, &d, ret_e);
         if (k == 0)
-                k = bring_up(b, &own, ret_e);
-        if (k < 0) {
-                vhk_blk_close(b);
-                return k;
-        }
-        *ret_b = b;
-        return 0;
+                *ret_b = blk_of(d);
+        return k;
 }
 
 VHK_API struct vhk_blk *vhk_blk_close(struct vhk_blk *b) {
-        if (!b)
-                return NULL;
-        b->d.on_event = NULL;
-        stop_queues(b);
-        vhk_drvdev_close(&b->d);
-        free(b);
-        return NULL;
+        return vhk_drvdev_close(b ? &b->d : NULL);
 }
 
 /* ---- what the disk says ---- */
@@ -212,10 +208,12 @@ VHK_API int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i) {
         if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
                 return -EINVAL;
         vhk_drvdev_look_after(&b->d);
-        if (pthread_mutex_lock(&b->d.lock))
-                return -EDEADLK;
+        int k = vhk_drvdev_lock(&b->d);
+        if (k < 0)
+                return k;
         describe(b, &i);
-        pthread_mutex_unlock(&b->d.lock);
+        vhk_drvdev_unlock(&b->d);
+        vhk_drvdev_leave(&b->d);
         memcpy(ret_i, &i, i.size);
         return 0;
 }
@@ -229,13 +227,15 @@ VHK_API int vhk_blk_set_writeback(struct vhk_blk *b, int on) {
 
         if (!vhk_blk_has(b, VHK_BLK_F_CONFIG_WCE))
                 return -EOPNOTSUPP;
-        if (pthread_mutex_lock(&b->d.lock))
-                return -EDEADLK;
-        int k = vhk_frontend_set_config(b->d.f, WRITEBACK_OFF, &value, 1, VHK_CONFIG_DRIVER);
+        int k = vhk_drvdev_lock(&b->d);
+        if (k < 0)
+                return k;
+        k = vhk_frontend_set_config(b->d.f, WRITEBACK_OFF, &value, 1, VHK_CONFIG_DRIVER);
         if (k == 0) {
                 b->d.config_stale = true;
                 k = vhk_blk_refresh(&b->d);
         }
-        pthread_mutex_unlock(&b->d.lock);
+        vhk_drvdev_unlock(&b->d);
+        vhk_drvdev_leave(&b->d);
         return k;
 }

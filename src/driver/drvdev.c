@@ -2,6 +2,12 @@
 /* Opening a device, and memory for it. See drvdev.h. */
 #include "driver/drvdev.h"
 
+#include <time.h>
+
+#include "base/fd.h"
+#include "driver/wait.h"
+#include "frontend/driver.h"
+
 #define CHUNK (UINT64_C(16) << 20)      /* bytes of lent memory at a time: touched pages alone cost */
 #define SMALL_ALIGN 512u
 
@@ -84,11 +90,47 @@ void *vhk_drvdev_take(struct vhk_drvdev *d, uint64_t len) {
 }
 
 void *vhk_drvdev_alloc(struct vhk_drvdev *d, uint64_t len) {
-        if (pthread_mutex_lock(&d->lock))       /* from inside a callback */
+        if (vhk_drvdev_lock(d) < 0)             /* from inside a callback */
                 return NULL;
         void *p = vhk_drvdev_take(d, len);
+        bool is_closed = vhk_load_relaxed(&d->closer);
+        vhk_drvdev_unlock(d);
+        vhk_drvdev_leave(d);
+        return is_closed ? NULL : p;
+}
+
+/* ---- the lock ---- */
+
+int vhk_drvdev_lock(struct vhk_drvdev *d) {
+        return pthread_mutex_lock(&d->lock) ? -EDEADLK : 0;
+}
+
+/*
+ * Whoever finds the lock taken says so before it tries once more (both sequentially consistent): either it gets the lock then, or the owner sees
+ * here that somebody is to be told. So nobody polls the lock, and a front-end that waits for its back-end costs the other queues nothing.
+ */
+void vhk_drvdev_unlock(struct vhk_drvdev *d) {
         pthread_mutex_unlock(&d->lock);
-        return p;
+        if (vhk_likely(!__atomic_exchange_n(&d->is_contended, false, __ATOMIC_SEQ_CST)))
+                return;
+        for (struct vhk_drvwait *w = d->waits; w; w = w->next)
+                if (__atomic_exchange_n(&w->waits_for_lock, false, __ATOMIC_SEQ_CST))
+                        vhk_peer_notify(vhk_drvq_get_fd(w->ring));
+}
+
+static bool try_lock(struct vhk_drvdev *d) {
+        return pthread_mutex_trylock(&d->lock) == 0;
+}
+
+static bool try_lock_or_be_told(struct vhk_drvdev *d, struct vhk_drvwait *w) {
+        if (try_lock(d))
+                return true;
+        __atomic_store_n(&w->waits_for_lock, true, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&d->is_contended, true, __ATOMIC_SEQ_CST);
+        if (!try_lock(d))
+                return false;
+        __atomic_store_n(&w->waits_for_lock, false, __ATOMIC_SEQ_CST);
+        return true;
 }
 
 /* ---- the connection ---- */
@@ -104,22 +146,61 @@ static void on_event(void *arg, enum vhk_frontend_event ev, const struct vhk_err
                 d->on_event(d->event_arg, ev, e);
 }
 
+/* Under the lock, which it gives back. */
+static void serve(struct vhk_drvdev *d) {
+        if (vhk_frontend_dispatch(d->f) >= 0 && !vhk_load_relaxed(&d->closer))
+                d->kind->refresh(d);
+        vhk_drvdev_unlock(d);
+}
+
 int vhk_drvdev_look_after(struct vhk_drvdev *d) {
-        if (pthread_mutex_trylock(&d->lock) == 0) {     /* otherwise somebody is at it */
-                if (vhk_frontend_dispatch(d->f) >= 0)
-                        d->refresh(d);
-                pthread_mutex_unlock(&d->lock);
-        }
-        return vhk_load_relaxed(&d->gone) ? -EPIPE : 0;
+        if (try_lock(d))
+                serve(d);
+        return vhk_drvdev_is_gone(d) ? -EPIPE : 0;
+}
+
+int vhk_drvdev_try_serve(struct vhk_drvdev *d, struct vhk_drvwait *w) {
+        if (!try_lock_or_be_told(d, w))
+                return -EBUSY;
+        serve(d);
+        return 0;
 }
 
 int vhk_drvdev_read_config(struct vhk_drvdev *d) {
-        if (pthread_mutex_lock(&d->lock))       /* from inside a callback */
-                return -EDEADLK;
+        int ret = vhk_drvdev_lock(d);
+
+        if (ret < 0)
+                return ret;
         d->config_stale = true;
-        int ret = d->refresh(d);
-        pthread_mutex_unlock(&d->lock);
+        ret = d->kind->refresh(d);
+        vhk_drvdev_unlock(d);
         return ret;
+}
+
+int vhk_drvdev_fail(struct vhk_drvdev *d, int code, const char *rule, const char *format, ...) {
+        struct vhk_error e;
+        va_list ap;
+
+        va_start(ap, format);
+        vhk_error_vset(&e, code, rule, format, ap);
+        va_end(ap);
+        if (vhk_drvdev_lock(d) == 0) {          /* else from inside a callback, whose call has an error of its own */
+                vhk_frontend_fail(d->f, code, rule, "%s", e.text);
+                vhk_drvdev_unlock(d);
+        }
+        return code;
+}
+
+int vhk_drvdev_fail_end(struct vhk_drvdev *d, const struct vhk_drvq *q) {
+        if (vhk_drvq_is_broken(q))
+                return vhk_drvdev_fail(d, -EPIPE, "driver.ring",
+                                       "queue %u: the device broke the rules of the ring: it gave back what it was not given, or too much of it",
+                                       vhk_drvq_get_index(q));
+        if (vhk_drvdev_lock(d) == 0) {
+                vhk_frontend_fail_final(d->f);
+                vhk_drvdev_unlock(d);
+        }
+        return -EPIPE;
 }
 
 /* ---- opening ---- */
@@ -128,7 +209,7 @@ int vhk_drvdev_story(struct vhk_drvdev *d, int k, struct vhk_error *ret_e) {
         const struct vhk_error *e = vhk_frontend_get_error(d->f);
 
         return e->code == k ? vhk_error_set(ret_e, k, e->rule, "%s", e->text)
-                            : vhk_error_set(ret_e, k, d->rule, "cannot open %s: %s", d->what, strerror(-k));
+                            : vhk_error_set(ret_e, k, d->kind->rule, "cannot open %s: %s", d->kind->what, strerror(-k));
 }
 
 int vhk_drvdev_set_status(struct vhk_drvdev *d, uint8_t status) {
@@ -138,13 +219,22 @@ int vhk_drvdev_set_status(struct vhk_drvdev *d, uint8_t status) {
         return k < 0 || !(i.capabilities & VHK_CAP_STATUS) ? k : vhk_frontend_set_status(d->f, status);
 }
 
-uint16_t vhk_drvdev_queue_size(struct vhk_drvdev *d, uint16_t usual, uint16_t least) {
+int vhk_drvdev_start_rings(struct vhk_drvdev *d, uint16_t wish, uint16_t usual, uint16_t least, int (*start)(struct vhk_drvdev *d, uint16_t num),
+                           void (*stop)(struct vhk_drvdev *d)) {
         struct vhk_frontend_info i = { .size = sizeof(i) };
+        uint16_t num = wish ? wish : usual;
 
         vhk_frontend_get_info(d->f, &i);
-        while (i.queue_size_max && usual > i.queue_size_max && usual > least)
-                usual /= 2;
-        return usual;
+        while (!wish && i.queue_size_max && num > i.queue_size_max && num > least)
+                num /= 2;
+        for (;; num /= 2) {
+                int ret = start(d, num);
+                if (ret == 0)
+                        return 0;
+                stop(d);
+                if (ret != -EREMOTEIO || wish || num <= least)
+                        return ret;
+        }
 }
 
 /* Does the device keep FEATURES_OK? Without a status nobody says. */
@@ -173,35 +263,130 @@ int vhk_drvdev_negotiate(struct vhk_drvdev *d, uint64_t features, struct vhk_err
         return k < 0 ? vhk_drvdev_story(d, k, ret_e) : check_features(d, ret_e);
 }
 
-int vhk_drvdev_open(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *o, struct vhk_error *ret_e) {
-        struct vhk_frontend_info i = { .size = sizeof(i) };
+static void init_lock(struct vhk_drvdev *d) {
         pthread_mutexattr_t a;
 
         pthread_mutexattr_init(&a);
         pthread_mutexattr_settype(&a, PTHREAD_MUTEX_ERRORCHECK);
         pthread_mutex_init(&d->lock, &a);
         pthread_mutexattr_destroy(&a);
-        d->limit_ns = o->limit_ns ? o->limit_ns : UINT64_C(30000000000);
-        d->on_event = o->on_event;
-        d->event_arg = o->event_arg;
-        o->on_event = on_event;
-        o->event_arg = d;
-        o->on_queue = NULL;             /* they have the same argument; and our rings have descriptors, which no page replaces */
-        o->on_notifier = NULL;
+}
+
+static int connect_it(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        struct vhk_frontend_info i = { .size = sizeof(i) };
+
+        d->limit_ns = fo->limit_ns ? fo->limit_ns : UINT64_C(30000000000);
+        d->on_event = fo->on_event;
+        d->event_arg = fo->event_arg;
+        fo->on_event = on_event;
+        fo->event_arg = d;
+        fo->on_queue = NULL;            /* they have the same argument; and our rings have descriptors, which no page replaces */
+        fo->on_notifier = NULL;
         int k = vhk_memory_new(&d->m);
         if (k < 0)
-                return vhk_error_set(ret_e, k, d->rule, "out of memory");
-        k = vhk_frontend_open(spec, o, &d->f, ret_e);
+                return vhk_error_set(ret_e, k, d->kind->rule, "out of memory");
+        k = vhk_frontend_open(spec, fo, &d->f, ret_e);
         if (k == 0)
                 k = vhk_frontend_get_info(d->f, &i);
         return k < 0 ? k : vhk_memory_set_range(d->m, i.iova_first, i.iova_last);
 }
 
-void vhk_drvdev_close(struct vhk_drvdev *d) {
+/* Copies the caller's options, of this version of the library or another; what he does not have is 0. */
+static int copy_options(const struct vhk_drvdev_kind *kind, const struct vhk_drvdev_options *o, struct vhk_drvdev_options *own,
+                        struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        memset(own, 0, kind->options_size);
+        *fo = (struct vhk_frontend_options){ .size = sizeof(*fo) };
+        if (o && o->size < sizeof(*o))
+                return vhk_error_set(ret_e, -EINVAL, kind->rule, "%s: size is not set", kind->options);
+        if (o)
+                memcpy(own, o, VHK_MIN(o->size, kind->options_size));
+        own->size = kind->options_size;
+        if (own->frontend && own->frontend->size < offsetof(struct vhk_frontend_options, reconnect_ns))
+                return vhk_error_set(ret_e, -EINVAL, kind->rule, "struct vhk_frontend_options: size is not set");
+        if (own->frontend)
+                memcpy(fo, own->frontend, VHK_MIN(own->frontend->size, sizeof(*fo)));
+        fo->size = sizeof(*fo);
+        fo->virtio_id = kind->virtio_id;
+        return 0;
+}
+
+int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const void *options, void *own, struct vhk_drvdev **ret_d, struct vhk_error *ret_e) {
+        struct vhk_frontend_options fo;
+
+        int ret = copy_options(kind, options, own, &fo, ret_e);
+        if (ret < 0)
+                return ret;
+        struct vhk_drvdev *d = calloc(1, kind->size);
+        if (!d)
+                return vhk_error_set(ret_e, -ENOMEM, kind->rule, "out of memory");
+        d->kind = kind;
+        init_lock(d);
+        ret = kind->prepare ? kind->prepare(d, own, &fo, ret_e) : 0;
+        if (ret == 0)
+                ret = connect_it(d, spec, &fo, ret_e);
+        if (ret == 0)
+                ret = kind->bring_up(d, own, ret_e);
+        if (ret < 0) {
+                vhk_drvdev_close(d);
+                return ret;
+        }
+        *ret_d = d;
+        return 0;
+}
+
+/* ---- closing ---- */
+
+static uint64_t now_ns(void) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* The next call of the front-end has what is left of the time. */
+static void limit_call(struct vhk_drvdev *d) {
+        uint64_t now = now_ns();
+
+        if (d->f && d->close_by)
+                vhk_frontend_set_limits(d->f, d->close_by > now ? d->close_by - now : 1, 0);
+}
+
+struct vhk_drvq *vhk_drvdev_free_ring(struct vhk_drvdev *d, struct vhk_drvq *q) {
+        limit_call(d);
+        return vhk_drvq_free(q);
+}
+
+static void destroy(struct vhk_drvdev *d) {
+        if (vhk_add_overflows(now_ns(), d->limit_ns, &d->close_by))
+                d->close_by = UINT64_MAX;
         d->on_event = NULL;
+        d->kind->stop(d);
+        limit_call(d);
         if (d->f && !d->gone)
                 (void)vhk_drvdev_set_status(d, 0);
+        limit_call(d);
         vhk_frontend_close(d->f);
         vhk_memory_free(d->m);
         pthread_mutex_destroy(&d->lock);
+        free(d);
+}
+
+void *vhk_drvdev_close(struct vhk_drvdev *d) {
+        if (!d)
+                return NULL;
+        if (vhk_drvdev_lock(d) < 0) {           /* from inside a callback */
+                d->on_event = NULL;
+                vhk_store_relaxed(&d->closer, (uintptr_t)pthread_self());
+                return NULL;
+        }
+        vhk_drvdev_unlock(d);
+        destroy(d);
+        return NULL;
+}
+
+void vhk_drvdev_leave(struct vhk_drvdev *d) {
+        uintptr_t closer = vhk_load_relaxed(&d->closer);
+
+        if (vhk_unlikely(closer && closer == (uintptr_t)pthread_self()))
+                destroy(d);
 }

@@ -7,8 +7,9 @@
  * slots takes eight regions, and one that has them finds its way faster in one. Pieces are only added, so that a queue on
  * another thread may look addresses up without a lock.
  *
- * Threads: each queue of a driver belongs to one thread at a time; the front-end is used under @lock alone, so that any queue may look
- * after the connection. The lock knows its owner: events are told while it is held, and who calls back in from there gets -EDEADLK.
+ * Threads: each queue of a driver belongs to one thread at a time; the front-end is used under @lock alone, so that any queue may serve
+ * the connection. The lock knows its owner: callbacks run while it is held. Who calls back in from there gets -EDEADLK, but may close the
+ * device: that is done when the call that runs is over (vhk_drvdev_leave()).
  */
 #pragma once
 
@@ -17,6 +18,7 @@
 
 #include "base/base.h"
 #include "base/error.h"
+#include "driver/drvq.h"
 
 #define VHK_DRVDEV_CHUNKS 64u           /* pieces of lent memory */
 
@@ -30,44 +32,95 @@ struct vhk_chunk {
         uint64_t len, gpa, used;
 };
 
+struct vhk_drvdev;
+struct vhk_drvwait;
+
+/* A driver: what its open function differs in. Its object begins with a struct vhk_drvdev; its options with these two members, whatever their length. */
+struct vhk_drvdev_options {
+        size_t size;
+        const struct vhk_frontend_options *frontend;
+};
+struct vhk_drvdev_kind {
+        const char *rule, *what;        /* for error messages: id of a failure to open, "blk.open"; "the disk" */
+        const char *options;            /* likewise: "struct vhk_blk_options" */
+        uint32_t virtio_id;
+        size_t size, options_size;      /* bytes of the object and of the options */
+        /* Nothing is connected yet: checks @options (as long as options_size), changes what @fo is to differ in. NULL: nothing is to be done */
+        int (*prepare)(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e);
+        int (*bring_up)(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e);
+        int (*refresh)(struct vhk_drvdev *d);   /* reads the configuration if it has changed; under the lock */
+        void (*stop)(struct vhk_drvdev *d);     /* stops and frees what bring_up made, as far as it came; rings by vhk_drvdev_free_ring() */
+};
+
 struct vhk_drvdev {
+        const struct vhk_drvdev_kind *kind;
         /* constant after opening */
         struct vhk_frontend *f;
         struct vhk_memory *m;
         uint64_t features, limit_ns;
-        const char *rule, *what;        /* for stories: "blk.open", "the disk" */
         vhk_frontend_event_fn on_event; /* the caller's */
         void *event_arg;
-        int (*refresh)(struct vhk_drvdev *d);   /* the configuration changed; under the lock */
+        struct vhk_drvwait *waits;      /* a list: all that wait for the lock may be told through it */
         /* shared (atomic, relaxed: a hint by itself, nothing is published with it) */
         bool gone;
+        /* shared (atomic): the thread that closed the device from inside a callback, 0: none; relaxed: only that thread acts on it */
+        uintptr_t closer;
+        /* shared (atomic, sequentially consistent): a thread found the lock taken, see vhk_drvdev_unlock() */
+        bool is_contended;
         /* shared (atomic): release by the allocator pairs with acquire by a queue that meets a new address */
         unsigned n_chunks;
         struct vhk_chunk chunks[VHK_DRVDEV_CHUNKS];
         /* under @lock */
         pthread_mutex_t lock;
         bool config_stale;
+        /* of vhk_drvdev_close(): it is over by then (CLOCK_MONOTONIC); 0: it has not begun */
+        uint64_t close_by;
 };
 
 /* ---- life ---- */
 
-/* @o is changed: its events come here first. To be closed in any case. */
-int vhk_drvdev_open(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *o, struct vhk_error *ret_e);
-/* Up to FEATURES_OK. @features becomes d->features. 0, or a negative errno with its story. */
+/* @options: the caller's, NULL: defaults; @own: options_size bytes for a copy of them. All of a vhk_*_open(). */
+int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const void *options, void *own, struct vhk_drvdev **ret_d, struct vhk_error *ret_e);
+/* All of a vhk_*_close(). Looks for no back-end that has gone, and takes no longer than limit_ns. NULL is legal; returns NULL */
+void *vhk_drvdev_close(struct vhk_drvdev *d);
+/* The last step of every public call that may call back: @d may be freed in it. */
+void vhk_drvdev_leave(struct vhk_drvdev *d);
+/* vhk_drvq_free(), within the time of vhk_drvdev_close() */
+struct vhk_drvq *vhk_drvdev_free_ring(struct vhk_drvdev *d, struct vhk_drvq *q);
+
+/* Up to FEATURES_OK. @features becomes d->features. 0, or a negative errno with its error message. */
 int vhk_drvdev_negotiate(struct vhk_drvdev *d, uint64_t features, struct vhk_error *ret_e);
 int vhk_drvdev_set_status(struct vhk_drvdev *d, uint8_t status);        /* where the back-end has one */
-void vhk_drvdev_close(struct vhk_drvdev *d);                            /* all queues are done */
-/* The story of a call that failed with @k: the front-end's, if it is that. Returns @k. */
+/* The error message of an opening that failed with @k: the front-end's, if it is that. Returns @k. */
 int vhk_drvdev_story(struct vhk_drvdev *d, int k, struct vhk_error *ret_e);
-/* @usual, or as much of it as the device takes, where it says so; both are powers of two. */
-uint16_t vhk_drvdev_queue_size(struct vhk_drvdev *d, uint16_t usual, uint16_t least);
-/* Serves the front-end: 0, or -EPIPE: the connection is lost. */
+/*
+ * Starts rings of @wish entries; 0: of @usual, or as many of them as the device takes: a back-end need not tell how large its rings may be, so
+ * half the size is tried when it refuses (-EREMOTEIO), down to @least. All three are powers of two. @stop undoes what a failed @start left.
+ */
+int vhk_drvdev_start_rings(struct vhk_drvdev *d, uint16_t wish, uint16_t usual, uint16_t least, int (*start)(struct vhk_drvdev *d, uint16_t num),
+                           void (*stop)(struct vhk_drvdev *d));
+
+/* ---- the connection ---- */
+
+int vhk_drvdev_lock(struct vhk_drvdev *d);                              /* 0, or -EDEADLK: from inside a callback */
+void vhk_drvdev_unlock(struct vhk_drvdev *d);
+/* Serves the front-end, unless another thread is in it already. 0, or -EPIPE: the connection is lost. */
 int vhk_drvdev_look_after(struct vhk_drvdev *d);
+/* ... 0, or -EBUSY: another thread is in it, and vhk_drvdev_unlock() will tell @w. */
+int vhk_drvdev_try_serve(struct vhk_drvdev *d, struct vhk_drvwait *w);
 /* Reads the configuration space again, though no change of it was reported. */
 int vhk_drvdev_read_config(struct vhk_drvdev *d);
+/* A call fails: keeps the error for vhk_frontend_get_error(). Returns @code. */
+int vhk_drvdev_fail(struct vhk_drvdev *d, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
+/* The device broke the rules of ring @q, or the connection has ended: keeps that as the error, returns -EPIPE. */
+int vhk_drvdev_fail_end(struct vhk_drvdev *d, const struct vhk_drvq *q);
 
 static inline bool vhk_drvdev_has(const struct vhk_drvdev *d, unsigned bit) {
         return d->features & VHK_BIT(bit);
+}
+
+static inline bool vhk_drvdev_is_gone(const struct vhk_drvdev *d) {
+        return vhk_load_relaxed(&d->gone);
 }
 
 /* ---- memory ---- */

@@ -31,6 +31,11 @@ static int ready(void *arg, void *ret, unsigned at, unsigned k) {
         return vhk_drvq_reap(n->control, (struct vhk_done *)ret + at, k);
 }
 
+/* A command is out as long as anybody waits. */
+static bool may_come(void *arg) {
+        return true;
+}
+
 static size_t area_bytes(void) {
         return (ACK_AT + 1 + VHK_PAGE - 1) & ~(size_t)(VHK_PAGE - 1);
 }
@@ -48,12 +53,13 @@ int vhk_net_control_init(struct vhk_net *n, unsigned index) {
         if (!p.mem || !n->control_mem)
                 return -ENOMEM;
         int k = vhk_drvq_new_at(n->d.f, index, &o, &p, &n->control);
-        return k < 0 ? k : vhk_drvwait_init(&n->control_wait, &(struct vhk_drvwait){ .d = &n->d, .ring = n->control, .ready = ready, .q = n });
+        return k < 0 ? k : vhk_drvwait_init(&n->control_wait, &(struct vhk_drvwait){ .d = &n->d, .ring = n->control, .ready = ready, .may_come = may_come,
+                                                                                 .q = n });
 }
 
 void vhk_net_control_done(struct vhk_net *n) {
         vhk_drvwait_done(&n->control_wait);
-        n->control = vhk_drvq_free(n->control);
+        n->control = vhk_drvdev_free_ring(&n->d, n->control);
 }
 
 static int wait_ms(const struct vhk_net *n) {
@@ -82,12 +88,13 @@ static int run(struct vhk_net *n, uint8_t class, uint8_t command, uint32_t bytes
         mem[ACK_AT] = NO_ANSWER;
         int k = vhk_drvq_add(n->control, sg, 2, 1, n);
         if (k < 0)
-                return k;
+                return k == -EPIPE ? vhk_drvdev_fail_end(&n->d, n->control) : k;
         n->control_waits = true;
         vhk_drvq_kick(n->control);      /* a failing eventfd write: the ring is published all the same */
-        k = vhk_drvwait_some(&n->control_wait, &done, 1, wait_ms(n), true);
+        k = vhk_drvwait_some(&n->control_wait, &done, 1, wait_ms(n));
         if (k == 0)
-                return -ETIMEDOUT;
+                return vhk_drvdev_fail(&n->d, -ETIMEDOUT, "net.time-limit", "the control queue: command %u of class %u is not answered within %d ms",
+                                       command, class, wait_ms(n));
         n->control_waits = k < 0;
         return k < 0 ? k : result_of(__atomic_load_n(&mem[ACK_AT], __ATOMIC_RELAXED));
 }
@@ -98,20 +105,28 @@ static int begin(struct vhk_net *n, unsigned bit) {
 
         if (!vhk_net_has(n, bit) || !n->control)
                 return -EOPNOTSUPP;
-        if (pthread_mutex_lock(&n->d.lock))
-                return -EDEADLK;
-        pthread_mutex_unlock(&n->d.lock);
+        int k = vhk_drvdev_lock(&n->d);
+        if (k < 0)
+                return k;
+        vhk_drvdev_unlock(&n->d);
         pthread_mutex_lock(&n->control_lock);
         if (n->control_waits && ready(n, &done, 0, 1) == 1)
                 n->control_waits = false;
         if (!n->control_waits)
                 return 0;
+        k = vhk_drvdev_is_gone(&n->d) || vhk_drvq_is_broken(n->control) ? vhk_drvdev_fail_end(&n->d, n->control) : -EBUSY;
         pthread_mutex_unlock(&n->control_lock);
-        return vhk_load_relaxed(&n->d.gone) ? -EPIPE : -EBUSY;
+        return k;
 }
 
 static int end(struct vhk_net *n, int k) {
         pthread_mutex_unlock(&n->control_lock);
+        return k;
+}
+
+static int end_and_leave(struct vhk_net *n, int k) {
+        end(n, k);
+        vhk_drvdev_leave(&n->d);
         return k;
 }
 
@@ -121,7 +136,7 @@ VHK_API int vhk_net_set_mac(struct vhk_net *n, const uint8_t mac[6]) {
         if (k < 0)
                 return k;
         memcpy(n->control_mem + DATA_AT, mac, 6);
-        return end(n, run(n, CLASS_MAC, MAC_ADDR_SET, 6));
+        return end_and_leave(n, run(n, CLASS_MAC, MAC_ADDR_SET, 6));
 }
 
 static uint8_t *put_table(uint8_t *at, const uint8_t (*macs)[6], unsigned n) {
@@ -141,7 +156,7 @@ VHK_API int vhk_net_set_mac_table(struct vhk_net *n, const uint8_t (*unicast)[6]
         if (k < 0)
                 return k;
         uint8_t *data = n->control_mem + DATA_AT, *last = put_table(put_table(data, unicast, n_unicast), multicast, n_multicast);
-        return end(n, run(n, CLASS_MAC, MAC_TABLE_SET, (uint32_t)(last - data)));
+        return end_and_leave(n, run(n, CLASS_MAC, MAC_TABLE_SET, (uint32_t)(last - data)));
 }
 
 VHK_API int vhk_net_set_rx_mode(struct vhk_net *n, enum vhk_net_rx_mode mode, int on) {
@@ -151,10 +166,10 @@ VHK_API int vhk_net_set_rx_mode(struct vhk_net *n, enum vhk_net_rx_mode mode, in
         if (k < 0)
                 return k;
         n->control_mem[DATA_AT] = !!on;
-        return end(n, run(n, CLASS_RX, mode == VHK_NET_RX_PROMISC ? RX_PROMISC : RX_ALLMULTI, 1));
+        return end_and_leave(n, run(n, CLASS_RX, mode == VHK_NET_RX_PROMISC ? RX_PROMISC : RX_ALLMULTI, 1));
 }
 
-VHK_API int vhk_net_set_pairs(struct vhk_net *n, unsigned n_pairs) {
+int vhk_net_control_set_pairs(struct vhk_net *n, unsigned n_pairs) {
         vhk_le16 pairs = vhk_le16_of((uint16_t)n_pairs);
 
         if (n_pairs < 1 || n_pairs > n->n_pairs)
@@ -164,4 +179,11 @@ VHK_API int vhk_net_set_pairs(struct vhk_net *n, unsigned n_pairs) {
                 return k;
         memcpy(n->control_mem + DATA_AT, &pairs, sizeof(pairs));
         return end(n, run(n, CLASS_MQ, MQ_VQ_PAIRS_SET, sizeof(pairs)));
+}
+
+VHK_API int vhk_net_set_pairs(struct vhk_net *n, unsigned n_pairs) {
+        int k = vhk_net_control_set_pairs(n, n_pairs);
+
+        vhk_drvdev_leave(&n->d);
+        return k;
 }

@@ -85,6 +85,8 @@ static int make_memory(struct vhk_net_queue *q) {
 
 static int rx_ready(void *queue, void *ret, unsigned at, unsigned n);
 static int tx_ready(void *queue, void *ret, unsigned at, unsigned n);
+static bool rx_may_come(void *queue);
+static bool tx_may_come(void *queue);
 
 int vhk_net_queue_init(struct vhk_net_queue *q, struct vhk_net *n, unsigned pair, uint16_t num) {
         *q = (struct vhk_net_queue){ .n = n, .num = num, .n_free = num, .error = { .rule = "net.ok", .text = "nothing has failed" } };
@@ -98,8 +100,8 @@ int vhk_net_queue_init(struct vhk_net_queue *q, struct vhk_net *n, unsigned pair
                 return k;
         for (unsigned i = 0; i < num; i++)
                 q->free_slots[i] = (uint16_t)(num - 1 - i);
-        struct vhk_drvwait rx = { .d = &n->d, .ring = q->rx, .ready = rx_ready, .q = q, .polling = n->polling };
-        struct vhk_drvwait tx = { .d = &n->d, .ring = q->tx, .ready = tx_ready, .q = q, .polling = n->polling };
+        struct vhk_drvwait rx = { .d = &n->d, .ring = q->rx, .ready = rx_ready, .may_come = rx_may_come, .q = q, .polling = n->polling };
+        struct vhk_drvwait tx = { .d = &n->d, .ring = q->tx, .ready = tx_ready, .may_come = tx_may_come, .q = q, .polling = n->polling };
         k = vhk_drvwait_init(&q->rx_wait, &rx);
         return k < 0 ? k : vhk_drvwait_init(&q->tx_wait, &tx);
 }
@@ -109,8 +111,8 @@ void vhk_net_queue_done(struct vhk_net_queue *q) {
                 return;
         vhk_drvwait_done(&q->rx_wait);
         vhk_drvwait_done(&q->tx_wait);
-        q->rx = vhk_drvq_free(q->rx);
-        q->tx = vhk_drvq_free(q->tx);
+        q->rx = vhk_drvdev_free_ring(&q->n->d, q->rx);
+        q->tx = vhk_drvdev_free_ring(&q->n->d, q->tx);
         free(q->filled);
         free(q->frame_buffers);
         free(q->iov);
@@ -261,32 +263,50 @@ static int take_frame(struct vhk_net_queue *q, struct vhk_net_frame *ret_f) {
         return 0;
 }
 
+/* The frame that comes first; of one that breaks the rules nobody knows where the next begins. */
+static int next_frame(struct vhk_net_queue *q, struct vhk_net_frame *ret_f) {
+        int k = take_frame(q, ret_f);
+
+        if (vhk_unlikely(k < 0))
+                q->n_filled = 0;
+        return k;
+}
+
 static VHK_HOT int receive_ready(struct vhk_net_queue *q, struct vhk_net_frame *ret_frames, unsigned n) {
         unsigned got = 0;
         int k = 0;
 
-        if (vhk_unlikely(q->broken))
-                return -EPIPE;
-        while (got < n && k == 0) {
+        while (got < n) {
                 if (!q->n_filled)
-                        k = pull(q);
+                        k = vhk_unlikely(q->broken) ? -EPIPE : pull(q);
                 if (!q->n_filled)
                         break;
-                if (k == 0)
-                        k = take_frame(q, &ret_frames[got]);
-                got += k == 0;
+                k = next_frame(q, &ret_frames[got]);    /* those before a fault are good */
+                if (vhk_unlikely(k < 0))
+                        break;
+                got++;
         }
-        return got ? (int)got : k;      /* those before the fault are good */
+        return got ? (int)got : k;
 }
 
 static int rx_ready(void *queue, void *ret, unsigned at, unsigned n) {
         return receive_ready(queue, (struct vhk_net_frame *)ret + at, n);
 }
 
+static bool rx_may_come(void *queue) {
+        const struct vhk_net_queue *q = queue;
+
+        return q->n_out < q->n_buffers;
+}
+
 VHK_API VHK_HOT int vhk_net_receive(struct vhk_net_queue *q, struct vhk_net_frame *ret_frames, unsigned n, int timeout_ms) {
+        struct vhk_drvdev *d = &q->n->d;
         int k = vhk_unlikely(q->rx_wait.wants_fd) ? vhk_drvwait_reap_and_arm(&q->rx_wait, ret_frames, n) : receive_ready(q, ret_frames, n);
 
-        return vhk_likely(k != 0) ? k : vhk_drvwait_some(&q->rx_wait, ret_frames, n, timeout_ms, q->n_out < q->n_buffers);
+        if (vhk_unlikely(k == 0))
+                k = vhk_drvwait_some(&q->rx_wait, ret_frames, n, timeout_ms);
+        vhk_drvdev_leave(d);
+        return k;
 }
 
 VHK_API VHK_HOT int vhk_net_release(struct vhk_net_queue *q, const struct vhk_net_frame *frames, unsigned n) {
@@ -423,8 +443,10 @@ static int look_at_sent(struct vhk_net_queue *q) {
 VHK_API VHK_HOT int vhk_net_send(struct vhk_net_queue *q, const struct vhk_net_frame *frames, unsigned n) {
         unsigned i = 0;
 
-        if (vhk_unlikely(q->broken || vhk_load_relaxed(&q->n->d.gone)))
+        if (vhk_unlikely(q->broken))
                 return -EPIPE;
+        if (vhk_unlikely(vhk_drvdev_is_gone(&q->n->d)))
+                return vhk_drvdev_fail_end(&q->n->d, q->tx);
         int k = look_at_sent(q);
         while (k == 0 && i < n && (k = add(q, &frames[i])) == 0)
                 i++;
@@ -440,9 +462,7 @@ static int tx_ready(void *queue, void *ret, unsigned at, unsigned n) {
         void **cookies = (void **)ret + at;
         unsigned got = 0;
 
-        if (q->broken)
-                return -EPIPE;
-        int k = look_at_sent(q);
+        int k = q->broken ? -EPIPE : look_at_sent(q);
         for (; got < n && q->n_sent; q->n_sent--, q->n_cookies--) {
                 uint16_t slot = q->sent[q->first_sent++ & (q->num - 1u)];
                 cookies[got++] = q->cookies[slot];
@@ -451,13 +471,21 @@ static int tx_ready(void *queue, void *ret, unsigned at, unsigned n) {
         return got ? (int)got : k;
 }
 
+static bool tx_may_come(void *queue) {
+        const struct vhk_net_queue *q = queue;
+
+        return q->n_cookies;
+}
+
 VHK_API int vhk_net_reap(struct vhk_net_queue *q, void **ret_cookies, unsigned n, int timeout_ms) {
+        struct vhk_drvdev *d = &q->n->d;
         int k = tx_ready(q, ret_cookies, 0, n);
 
-        if (k != 0)
-                return k;
-        k = vhk_drvwait_some(&q->tx_wait, ret_cookies, n, timeout_ms, q->n_cookies);
-        vhk_drvq_disarm(q->tx);         /* nobody waits: the next burst looks by itself */
+        if (k == 0) {
+                k = vhk_drvwait_some(&q->tx_wait, ret_cookies, n, timeout_ms);
+                vhk_drvq_disarm(q->tx);         /* nobody waits: the next burst looks by itself */
+        }
+        vhk_drvdev_leave(d);
         return k;
 }
 

@@ -156,7 +156,13 @@ static int derive(struct vhk_net *n, const struct vhk_net_options *o, struct vhk
 
 /* ---- queues ---- */
 
-static void stop_queues(struct vhk_net *n) {
+static struct vhk_net *net_of(struct vhk_drvdev *d) {
+        return vhk_container_of(d, struct vhk_net, d);
+}
+
+static void stop_queues(struct vhk_drvdev *d) {
+        struct vhk_net *n = net_of(d);
+
         vhk_net_control_done(n);
         for (unsigned i = 0; n->queues && i < n->n_pairs; i++)
                 vhk_net_queue_done(&n->queues[i]);
@@ -164,8 +170,9 @@ static void stop_queues(struct vhk_net *n) {
         n->queues = NULL;
 }
 
-static int start_queues(struct vhk_net *n, uint16_t num) {
-        int k = n->d.n_chunks ? 0 : vhk_drvdev_add_chunk(&n->d, n->n_pairs * vhk_net_queue_bytes(n, num) + vhk_net_control_bytes(), ROOM);
+static int start_queues(struct vhk_drvdev *d, uint16_t num) {
+        struct vhk_net *n = net_of(d);
+        int k = d->n_chunks ? 0 : vhk_drvdev_add_chunk(d, n->n_pairs * vhk_net_queue_bytes(n, num) + vhk_net_control_bytes(), ROOM);
 
         n->queues = calloc(n->n_pairs, sizeof(*n->queues));
         if (!n->queues)
@@ -178,18 +185,6 @@ static int start_queues(struct vhk_net *n, uint16_t num) {
         return k;
 }
 
-/* A back-end need not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
-static int size_queues(struct vhk_net *n, uint16_t wish, struct vhk_error *ret_e) {
-        for (uint16_t num = wish ? wish : vhk_drvdev_queue_size(&n->d, QUEUE_SIZE, QUEUE_SIZE_LEAST);; num /= 2) {
-                int k = start_queues(n, num);
-                if (k == 0)
-                        return 0;
-                stop_queues(n);
-                if (k != -EREMOTEIO || wish || num <= QUEUE_SIZE_LEAST)
-                        return vhk_drvdev_story(&n->d, k, ret_e);
-        }
-}
-
 static int begin(struct vhk_net *n, const struct vhk_net_options *o) {
         int k = vhk_drvdev_set_status(&n->d, VHK_DRVDEV_S_DRIVER_OK);
 
@@ -198,11 +193,28 @@ static int begin(struct vhk_net *n, const struct vhk_net_options *o) {
         for (unsigned ring = 0; ring < 2 && o->has_backend_fd && k == 0; ring++)
                 k = vhk_frontend_set_backend(n->d.f, ring, o->backend_fd);
         if (k == 0 && n->n_pairs > 1 && n->control)
-                k = vhk_net_set_pairs(n, n->n_pairs);
+                k = vhk_net_control_set_pairs(n, n->n_pairs);
         return k;
 }
 
-static int bring_up(struct vhk_net *n, const struct vhk_net_options *o, struct vhk_error *ret_e) {
+/* ---- life ---- */
+
+static int prepare(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        const struct vhk_net_options *o = options;
+        struct vhk_net *n = net_of(d);
+
+        pthread_mutex_init(&n->control_lock, NULL);
+        n->n_pairs = o->n_pairs ? o->n_pairs : 1;
+        n->polling = o->polling;
+        n->on_link = o->on_link;
+        n->link_arg = o->link_arg;
+        fo->reconnect_ns = 0;
+        return 0;
+}
+
+static int bring_up(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e) {
+        const struct vhk_net_options *o = options;
+        struct vhk_net *n = net_of(d);
         uint16_t wish = o->queue_size;
 
         if (wish && (!vhk_is_pow2(wish) || wish < QUEUE_SIZE_LEAST || wish > 32768))
@@ -218,60 +230,40 @@ static int bring_up(struct vhk_net *n, const struct vhk_net_options *o, struct v
                 return k;
         k = read_config(n, &n->config);
         if (k < 0)
-                return vhk_drvdev_story(&n->d, k, ret_e);
+                return vhk_drvdev_story(d, k, ret_e);
         k = derive(n, o, ret_e);
-        if (k == 0)
-                k = size_queues(n, wish, ret_e);
         if (k < 0)
                 return k;
-        k = begin(n, o);
-        return k < 0 ? vhk_drvdev_story(&n->d, k, ret_e) : 0;
+        k = vhk_drvdev_start_rings(d, wish, QUEUE_SIZE, QUEUE_SIZE_LEAST, start_queues, stop_queues);
+        if (k == 0)
+                k = begin(n, o);
+        return k < 0 ? vhk_drvdev_story(d, k, ret_e) : 0;
 }
 
-/* ---- life ---- */
+static void stop(struct vhk_drvdev *d) {
+        net_of(d)->on_link = NULL;
+        stop_queues(d);
+        pthread_mutex_destroy(&net_of(d)->control_lock);
+}
+
+static const struct vhk_drvdev_kind kind = {
+        .rule = "net.open", .what = "the network card", .options = "struct vhk_net_options", .virtio_id = VIRTIO_ID,
+        .size = sizeof(struct vhk_net), .options_size = sizeof(struct vhk_net_options),
+        .prepare = prepare, .bring_up = bring_up, .refresh = refresh, .stop = stop,
+};
 
 VHK_API int vhk_net_open(const char *spec, const struct vhk_net_options *o, struct vhk_net **ret_n, struct vhk_error *ret_e) {
-        struct vhk_net_options own = { .size = sizeof(own) };
-        struct vhk_frontend_options fo = { .size = sizeof(fo) };
+        struct vhk_net_options own;
+        struct vhk_drvdev *d;
 
-        if (o && (o->size < sizeof(own) || (o->frontend && o->frontend->size < sizeof(fo))))
-                return vhk_error_set(ret_e, -EINVAL, "net.options", "struct vhk_net_options: size is not set");
-        if (o)
-                own = *o;
-        if (own.frontend)
-                fo = *own.frontend;
-        fo.virtio_id = VIRTIO_ID;
-        fo.reconnect_ns = 0;
-        struct vhk_net *n = calloc(1, sizeof(*n));
-        if (!n)
-                return vhk_error_set(ret_e, -ENOMEM, "net.open", "out of memory");
-        n->d = (struct vhk_drvdev){ .rule = "net.open", .what = "the network card", .refresh = refresh };
-        n->n_pairs = own.n_pairs ? own.n_pairs : 1;
-        n->polling = own.polling;
-        n->on_link = own.on_link;
-        n->link_arg = own.link_arg;
-        pthread_mutex_init(&n->control_lock, NULL);
-        int k = vhk_drvdev_open(&n->d, spec, &fo, ret_e);
+        int k = vhk_drvdev_open(&kind, spec, o, &own, &d, ret_e);
         if (k == 0)
-                k = bring_up(n, &own, ret_e);
-        if (k < 0) {
-                vhk_net_close(n);
-                return k;
-        }
-        *ret_n = n;
-        return 0;
+                *ret_n = net_of(d);
+        return k;
 }
 
 VHK_API struct vhk_net *vhk_net_close(struct vhk_net *n) {
-        if (!n)
-                return NULL;
-        n->d.on_event = NULL;
-        n->on_link = NULL;
-        stop_queues(n);
-        vhk_drvdev_close(&n->d);
-        pthread_mutex_destroy(&n->control_lock);
-        free(n);
-        return NULL;
+        return vhk_drvdev_close(n ? &n->d : NULL);
 }
 
 VHK_API int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i) {
@@ -280,8 +272,9 @@ VHK_API int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i) {
         if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
                 return -EINVAL;
         vhk_drvdev_look_after(&n->d);
-        if (pthread_mutex_lock(&n->d.lock))
-                return -EDEADLK;
+        int k = vhk_drvdev_lock(&n->d);
+        if (k < 0)
+                return k;
         i.features = n->d.features;
         i.has_mac = vhk_net_has(n, VHK_NET_BIT_MAC);
         memcpy(i.mac, n->config.mac, sizeof(i.mac));
@@ -291,7 +284,8 @@ VHK_API int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i) {
         i.n_pairs_open = (uint16_t)n->n_pairs;
         i.header_size = (uint16_t)n->header_size;
         i.buffer_size = n->buffer_size;
-        pthread_mutex_unlock(&n->d.lock);
+        vhk_drvdev_unlock(&n->d);
+        vhk_drvdev_leave(&n->d);
         memcpy(ret_i, &i, i.size);
         return 0;
 }

@@ -101,3 +101,4 @@ size_t vhk_net_queue_bytes(const struct vhk_net *n, uint16_t num);
 int vhk_net_control_init(struct vhk_net *n, unsigned index);
 void vhk_net_control_done(struct vhk_net *n);
 size_t vhk_net_control_bytes(void);
+int vhk_net_control_set_pairs(struct vhk_net *n, unsigned n_pairs);             /* vhk_net_set_pairs(), without the bracket */

@@ -44,6 +44,7 @@ size_t vhk_blk_queue_bytes(uint16_t num) {
 }
 
 static int ready(void *queue, void *ret, unsigned at, unsigned n);
+static bool may_come(void *queue);
 
 int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, uint16_t num, uint8_t *mem) {
         size_t ring_bytes = vhk_drvq_bytes(num, (uint16_t)indirect_max(num));
@@ -58,14 +59,15 @@ int vhk_blk_queue_init(struct vhk_blk_queue *q, struct vhk_blk *b, unsigned i, u
         q->ranges_gpa = vhk_blk_gpa(q, q->ranges, num * sizeof(*q->ranges));
         q->status_gpa = vhk_blk_gpa(q, q->status, num);
         q->cookies = calloc(num, sizeof(*q->cookies));
+        q->least = calloc(num, sizeof(*q->least));
         q->free_slots = calloc(num, sizeof(*q->free_slots));
-        if (!q->cookies || !q->free_slots)
+        if (!q->cookies || !q->least || !q->free_slots)
                 return -ENOMEM;
         for (unsigned j = 0; j < num; j++)
                 q->free_slots[j] = (uint16_t)(num - 1 - j);
         int k = vhk_drvq_new_at(b->d.f, i, &(struct vhk_drvq_options){ .size = sizeof(struct vhk_drvq_options), .num = num, .polling = b->polling },
                                 &(struct vhk_drvq_place){ .mem = mem, .indirect_max = (uint16_t)indirect_max(num), .gpa = vhk_blk_gpa, .gpa_arg = q }, &q->ring);
-        struct vhk_drvwait w = { .d = &b->d, .ring = q->ring, .ready = ready, .q = q, .polling = b->polling };
+        struct vhk_drvwait w = { .d = &b->d, .ring = q->ring, .ready = ready, .may_come = may_come, .q = q, .polling = b->polling };
         return k < 0 ? k : vhk_drvwait_init(&q->wait, &w);
 }
 
@@ -73,8 +75,9 @@ void vhk_blk_queue_done(struct vhk_blk_queue *q) {
         if (!q->b)
                 return;
         vhk_drvwait_done(&q->wait);
-        vhk_drvq_free(q->ring);
+        vhk_drvdev_free_ring(&q->b->d, q->ring);
         free(q->cookies);
+        free(q->least);
         free(q->free_slots);
         q->b = NULL;
 }
@@ -126,6 +129,8 @@ static inline int fill(struct vhk_blk_queue *q, unsigned slot, const struct vhk_
         case DATA_OUT:
                 n = take_buffers(q, io, sg);
                 k = n < 0 ? (int)n : check_place(b, io->off, (uint64_t)n);
+                if (ops[io->op].kind == DATA_IN)
+                        q->least[slot] = (uint32_t)n + 1;       /* all of it, and the status */
                 *(ops[io->op].kind == DATA_IN ? ret_in : ret_out) += io->n_iov;
                 break;
         case RANGE:
@@ -159,6 +164,7 @@ static VHK_HOT int add(struct vhk_blk_queue *q, const struct vhk_blk_io *io) {
         if (vhk_unlikely(q->n_free == 0))
                 return -EAGAIN;
         unsigned slot = q->free_slots[q->n_free - 1];
+        q->least[slot] = 0;
         int k = fill(q, slot, io, sg + 1, &n_out, &n_in);
         if (vhk_unlikely(k < 0))
                 return k;
@@ -175,12 +181,12 @@ static VHK_HOT int add(struct vhk_blk_queue *q, const struct vhk_blk_io *io) {
         return 0;
 }
 
-VHK_API VHK_HOT int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n) {
+VHK_HOT int vhk_blk_add(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n) {
         unsigned i = 0;
         int k = 0;
 
-        if (vhk_unlikely(vhk_load_relaxed(&q->b->d.gone)))
-                return -EPIPE;
+        if (vhk_unlikely(vhk_drvdev_is_gone(&q->b->d) || vhk_drvq_is_broken(q->ring)))
+                return vhk_drvdev_fail_end(&q->b->d, q->ring);
         while (i < n && (k = add(q, &ios[i])) == 0)
                 i++;
         if (vhk_likely(i > 0)) {
@@ -190,10 +196,22 @@ VHK_API VHK_HOT int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk
         return k == -EAGAIN ? 0 : k;
 }
 
+VHK_API VHK_HOT int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n) {
+        return vhk_blk_add(q, ios, n);
+}
+
 /* ---- out ---- */
 
-static int result_of(uint8_t status) {
-        return status == S_OK ? 0 : status == S_UNSUPP ? -EOPNOTSUPP : -EIO;
+/* @len: used.len. What the device did not write is whatever was there before. */
+static int result_of(uint8_t status, uint32_t len, uint32_t least) {
+        switch (status) {
+        case S_OK:
+                return vhk_likely(len >= least) ? 0 : -EPROTO;
+        case S_UNSUPP:
+                return -EOPNOTSUPP;
+        default:
+                return -EIO;
+        }
 }
 
 /* What is there; -EPIPE: the device broke the ring. */
@@ -204,7 +222,7 @@ static VHK_HOT int reap_ready(struct vhk_blk_queue *q, struct vhk_blk_done *ret_
         while (got < n) {
                 int k = vhk_drvq_reap(q->ring, done, VHK_MIN(n - got, REAP_AT_ONCE));
                 if (vhk_unlikely(k < 0))
-                        return got ? (int)got : k;
+                        return got ? (int)got : vhk_drvdev_fail_end(&q->b->d, q->ring);
                 for (int i = 0; i < k; i++) {
                         unsigned slot = (unsigned)(uintptr_t)done[i].cookie;
                         q->free_slots[q->n_free++] = (uint16_t)slot;
@@ -212,7 +230,7 @@ static VHK_HOT int reap_ready(struct vhk_blk_queue *q, struct vhk_blk_done *ret_
                                 q->n_abandoned--;
                                 continue;
                         }
-                        ret_done[got++] = (struct vhk_blk_done){ q->cookies[slot], result_of(q->status[slot]), done[i].len };
+                        ret_done[got++] = (struct vhk_blk_done){ q->cookies[slot], result_of(q->status[slot], done[i].len, q->least[slot]), done[i].len };
                 }
                 if (k < (int)REAP_AT_ONCE)
                         break;
@@ -224,10 +242,24 @@ static int ready(void *queue, void *ret, unsigned at, unsigned n) {
         return reap_ready(queue, (struct vhk_blk_done *)ret + at, n);
 }
 
-VHK_API VHK_HOT int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
+static bool may_come(void *queue) {
+        const struct vhk_blk_queue *q = queue;
+
+        return q->n_free != q->num;
+}
+
+VHK_HOT int vhk_blk_take(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
         int k = vhk_unlikely(q->wait.wants_fd) ? vhk_drvwait_reap_and_arm(&q->wait, ret_done, n) : reap_ready(q, ret_done, n);
 
-        return vhk_likely(k != 0) ? k : vhk_drvwait_some(&q->wait, ret_done, n, timeout_ms, q->n_free != q->num);
+        return vhk_likely(k != 0) ? k : vhk_drvwait_some(&q->wait, ret_done, n, timeout_ms);
+}
+
+VHK_API VHK_HOT int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms) {
+        struct vhk_drvdev *d = &q->b->d;
+        int k = vhk_blk_take(q, ret_done, n, timeout_ms);
+
+        vhk_drvdev_leave(d);
+        return k;
 }
 
 /* ---- the rest ---- */
@@ -249,10 +281,17 @@ void vhk_blk_abandon(struct vhk_blk_queue *q) {
         q->n_abandoned = q->num - q->n_free;
 }
 
-int vhk_blk_idle(struct vhk_blk_queue *q) {
-        struct vhk_blk_done unused[1];
+int vhk_blk_wait_idle(struct vhk_blk_queue *q, int timeout_ms) {
+        struct vhk_blk_done unused;
+        int k = 0;
 
-        if (q->n_abandoned && q->n_abandoned == q->num - q->n_free)
-                reap_ready(q, unused, 1);       /* nothing but abandoned ones is there */
-        return q->n_free == q->num ? 0 : -EBUSY;
+        if (vhk_drvdev_is_gone(&q->b->d) || vhk_drvq_is_broken(q->ring))
+                return vhk_drvdev_fail_end(&q->b->d, q->ring);
+        if (q->n_abandoned < q->num - q->n_free)
+                k = -EBUSY;
+        else if (q->n_abandoned)
+                k = vhk_blk_take(q, &unused, 1, timeout_ms);    /* nothing but abandoned ones: there is no result to be seen */
+        if (k < 0 || q->n_free == q->num)
+                return k;
+        return vhk_drvdev_fail(&q->b->d, -ETIMEDOUT, "blk.time-limit", "queue 0: %u requests that timed out before are not answered yet", q->n_abandoned);
 }

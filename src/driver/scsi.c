@@ -18,6 +18,7 @@
 #include "driver/drvq.h"
 
 #define QUEUE_SIZE 128u
+#define QUEUE_SIZE_LEAST 2u
 #define SMALL_RING 8u
 #define VIRTIO_ID 8u
 #define ROOM (4u << 20)                 /* for the caller's data, to begin with */
@@ -45,6 +46,7 @@ struct slot {                           /* in lent memory */
 struct pending {
         void *cookie;
         uint64_t n_bytes;               /* of data */
+        bool is_abandoned;              /* vhk_scsi_execute() gave up waiting for it: its result is dropped */
 };
 
 struct vhk_scsi {
@@ -56,7 +58,7 @@ struct vhk_scsi {
         struct slot *slots;
         struct pending *pending;        /* by slot */
         uint16_t *free;                 /* a stack of slots */
-        unsigned n_free;
+        unsigned n_free, n_abandoned;
         uint64_t next_id;
 };
 
@@ -88,8 +90,8 @@ VHK_API int vhk_scsi_submit(struct vhk_scsi *s, const struct vhk_scsi_command *c
         int k = check(c);
         if (k < 0)
                 return k;
-        if (vhk_load_relaxed(&s->d.gone))
-                return -EPIPE;
+        if (vhk_drvdev_is_gone(&s->d) || vhk_drvq_is_broken(s->q[COMMANDS]))
+                return vhk_drvdev_fail_end(&s->d, s->q[COMMANDS]);
         if (!s->n_free)
                 return -EAGAIN;
         uint16_t i = s->free[s->n_free - 1];
@@ -106,7 +108,7 @@ VHK_API int vhk_scsi_submit(struct vhk_scsi *s, const struct vhk_scsi_command *c
         if (k < 0)
                 return k;
         s->n_free--;
-        s->pending[i] = (struct pending){ cookie, n_bytes };
+        s->pending[i] = (struct pending){ .cookie = cookie, .n_bytes = n_bytes };
         return vhk_drvq_kick(s->q[COMMANDS]);
 }
 
@@ -149,16 +151,20 @@ static int take_results(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsig
         while (done < n && (k = vhk_drvq_reap(s->q[COMMANDS], &d, 1)) == 1) {
                 struct slot *slot = d.cookie;
                 uint16_t i = (uint16_t)(slot - s->slots);
+                s->free[s->n_free++] = i;
+                if (s->pending[i].is_abandoned) {
+                        s->n_abandoned--;
+                        continue;
+                }
                 memcpy(&a, &slot->answer, sizeof(a));
                 tell(&a, &s->pending[i], &ret_r[done++]);
-                s->free[s->n_free++] = i;
         }
         return k < 0 && !done ? k : (int)done;
 }
 
-VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
+static int reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
         int gone = vhk_drvdev_look_after(&s->d), fd = vhk_drvq_get_fd(s->q[COMMANDS]), done = 0, k;
-        bool more;
+        bool more = false;
 
         vhk_peer_drain(fd);
         do {
@@ -168,11 +174,18 @@ VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uns
                 done += k;
                 more = vhk_drvq_arm(s->q[COMMANDS]);
         } while (more && (unsigned)done < n);
-        if (k < 0 && !done)
-                return k;
         if (k < 0 || more || (done && gone < 0))
                 vhk_peer_notify(fd);                      /* there is more: results, or the end */
-        return done ? done : gone;
+        if (!done && (k < 0 || gone < 0))
+                return vhk_drvdev_fail_end(&s->d, s->q[COMMANDS]);
+        return done;
+}
+
+VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
+        int k = reap(s, ret_r, n);
+
+        vhk_drvdev_leave(&s->d);
+        return k;
 }
 
 static uint64_t now_ns(void) {
@@ -182,20 +195,55 @@ static uint64_t now_ns(void) {
         return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-VHK_API int vhk_scsi_execute(struct vhk_scsi *s, const struct vhk_scsi_command *c, struct vhk_scsi_result *ret_r) {
+/* Until there is a result, or nothing is in flight any more; at most until @end. 1, 0, or -EPIPE */
+static int wait_for_result(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uint64_t end) {
         struct pollfd p = { .fd = s->epoll_fd, .events = POLLIN };
-        uint64_t end, now;
+        uint64_t now;
+        int k;
 
-        if (s->n_free != s->num)
+        while ((k = reap(s, ret_r, 1)) == 0 && s->n_free != s->num && (now = now_ns()) < end)
+                poll(&p, 1, (int)VHK_MIN((end - now) / 1000000 + 1, (uint64_t)60000));
+        return k;
+}
+
+/* What is in flight are the commands of former calls that timed out: their data may still be written to. */
+static int wait_idle(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uint64_t end) {
+        unsigned n = s->num - s->n_free;
+
+        if (n > s->n_abandoned)
                 return -EBUSY;
-        int k = vhk_scsi_submit(s, c, NULL);
-        if (k < 0)
+        int k = n ? wait_for_result(s, ret_r, end) : 0;
+        if (k < 0 || s->n_free == s->num)
                 return k;
+        return vhk_drvdev_fail(&s->d, -ETIMEDOUT, "scsi.time-limit", "%u commands that timed out before are not answered yet", s->n_abandoned);
+}
+
+static int give_up(struct vhk_scsi *s) {
+        for (uint16_t i = 0; i < s->num; i++)
+                s->pending[i].is_abandoned = true;      /* of free slots too: they begin anew when they are used */
+        s->n_abandoned = s->num - s->n_free;
+        return vhk_drvdev_fail(&s->d, -ETIMEDOUT, "scsi.time-limit", "the command is not answered within %llu ms",
+                               (unsigned long long)(s->d.limit_ns / 1000000));
+}
+
+static int execute(struct vhk_scsi *s, const struct vhk_scsi_command *c, struct vhk_scsi_result *ret_r) {
+        uint64_t end;
+
         if (vhk_add_overflows(now_ns(), s->d.limit_ns, &end))
                 end = UINT64_MAX;
-        while ((k = vhk_scsi_reap(s, ret_r, 1)) == 0 && (now = now_ns()) < end)
-                poll(&p, 1, (int)VHK_MIN((end - now) / 1000000 + 1, (uint64_t)60000));
-        return k < 0 ? k : k == 0 ? -ETIMEDOUT : ret_r->error;
+        int k = wait_idle(s, ret_r, end);
+        if (k == 0)
+                k = vhk_scsi_submit(s, c, NULL);
+        if (k == 0)
+                k = wait_for_result(s, ret_r, end) ?: give_up(s);
+        return k < 0 ? k : ret_r->error;
+}
+
+VHK_API int vhk_scsi_execute(struct vhk_scsi *s, const struct vhk_scsi_command *c, struct vhk_scsi_result *ret_r) {
+        int k = execute(s, c, ret_r);
+
+        vhk_drvdev_leave(&s->d);
+        return k;
 }
 
 VHK_API void *vhk_scsi_alloc(struct vhk_scsi *s, size_t size) {
@@ -224,30 +272,53 @@ static int watch(struct vhk_scsi *s, int fd) {
         return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? vhk_errno() : 0;
 }
 
+static struct vhk_scsi *scsi_of(struct vhk_drvdev *d) {
+        return vhk_container_of(d, struct vhk_scsi, d);
+}
+
 static int make_ring(struct vhk_scsi *s, unsigned i) {
-        struct vhk_drvq_options o = { .size = sizeof(o), .num = i == COMMANDS ? s->num : SMALL_RING };
+        struct vhk_drvq_options o = { .size = sizeof(o), .num = i == COMMANDS ? s->num : VHK_MIN(SMALL_RING, s->num) };
         uint16_t indirect = i == COMMANDS ? VHK_SCSI_SEGMENTS + 2 : 0;
         struct vhk_drvq_place p = { .mem = vhk_drvdev_take(&s->d, vhk_drvq_bytes(o.num, indirect)), .indirect_max = indirect, .gpa = gpa_of, .gpa_arg = s };
 
         return p.mem ? vhk_drvq_new_at(s->d.f, i, &o, &p, &s->q[i]) : -ENOMEM;
 }
 
-static int make_rings(struct vhk_scsi *s) {
-        uint64_t rings = vhk_drvq_bytes(s->num, VHK_SCSI_SEGMENTS + 2) + 2 * vhk_drvq_bytes(SMALL_RING, 0), slots = s->num * sizeof(struct slot);
+static int start_rings(struct vhk_drvdev *d, uint16_t num) {
+        uint64_t rings = vhk_drvq_bytes(num, VHK_SCSI_SEGMENTS + 2) + 2 * vhk_drvq_bytes(SMALL_RING, 0), slots = num * sizeof(struct slot);
+        struct vhk_scsi *s = scsi_of(d);
 
-        int k = vhk_drvdev_add_chunk(&s->d, rings + slots + 2 * VHK_PAGE, ROOM);
+        s->num = num;
+        int k = d->n_chunks ? 0 : vhk_drvdev_add_chunk(d, rings + slots + 2 * VHK_PAGE, ROOM);
         if (k < 0)
                 return k;
-        s->slots = vhk_drvdev_take(&s->d, slots);
-        s->pending = calloc(s->num, sizeof(*s->pending));
-        s->free = calloc(s->num, sizeof(*s->free));
+        s->slots = vhk_drvdev_take(d, slots);
+        s->pending = calloc(num, sizeof(*s->pending));
+        s->free = calloc(num, sizeof(*s->free));
         if (!s->slots || !s->pending || !s->free)
                 return -ENOMEM;
-        for (uint16_t i = 0; i < s->num; i++)
+        for (uint16_t i = 0; i < num; i++)
                 s->free[s->n_free++] = i;
         for (unsigned i = 0; i < N_RINGS && k == 0; i++)
                 k = make_ring(s, i);
         return k < 0 ? k : watch(s, vhk_drvq_get_fd(s->q[COMMANDS]));
+}
+
+static void stop_rings(struct vhk_drvdev *d) {
+        struct vhk_scsi *s = scsi_of(d);
+
+        for (unsigned i = 0; i < N_RINGS; i++)
+                s->q[i] = vhk_drvdev_free_ring(d, s->q[i]);
+        free(s->pending);
+        free(s->free);
+        s->pending = NULL;
+        s->free = NULL;
+        s->n_free = 0;
+}
+
+static void stop(struct vhk_drvdev *d) {
+        stop_rings(d);
+        vhk_close(&scsi_of(d)->epoll_fd);
 }
 
 /* Nothing of the configuration space is used: sizes of commands and sense data are those that it begins with. */
@@ -256,76 +327,71 @@ static int refresh(struct vhk_drvdev *d) {
         return 0;
 }
 
-static int bring_up(struct vhk_scsi *s, const struct vhk_scsi_options *o, struct vhk_error *ret_e) {
-        struct vhk_frontend_info i = { .size = sizeof(i) };
+static int negotiate(struct vhk_scsi *s, bool has_target, bool *ret_ours, struct vhk_error *ret_e) {
         uint64_t wanted = VHK_BIT(VHK_DRVDEV_F_VERSION_1) | VHK_BIT(VHK_DRVDEV_F_EVENT_IDX) | VHK_BIT(VHK_DRVDEV_F_INDIRECT) |
                           VHK_BIT(VHK_DRVDEV_F_ACCESS_PLATFORM);
+        struct vhk_frontend_info i = { .size = sizeof(i) };
 
-        s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        int k = s->epoll_fd < 0 ? vhk_errno() : vhk_frontend_get_info(s->d.f, &i);
+        int k = vhk_frontend_get_info(s->d.f, &i);
         if (k < 0)
                 return vhk_drvdev_story(&s->d, k, ret_e);
-        bool ours = i.capabilities & VHK_CAP_SCSI;
-        if (ours != !!o->wwpn)
+        *ret_ours = i.capabilities & VHK_CAP_SCSI;
+        if (*ret_ours != has_target)
                 return vhk_error_set(ret_e, -EINVAL, "scsi.options",
-                                     ours ? "the name of a target is needed" : "the device has its target: no name is to be given");
+                                     *ret_ours ? "the name of a target is needed" : "the device has its target: no name is to be given");
         if (!(i.features & VHK_BIT(VHK_DRVDEV_F_VERSION_1)))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "scsi.version", "the device has no VERSION_1");
-        k = vhk_drvdev_negotiate(&s->d, i.features & wanted, ret_e);
+        return vhk_drvdev_negotiate(&s->d, i.features & wanted, ret_e);
+}
+
+static int bring_up(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e) {
+        const struct vhk_scsi_options *o = options;
+        struct vhk_scsi *s = scsi_of(d);
+        bool ours = false;
+
+        int k = negotiate(s, o->wwpn, &ours, ret_e);
         if (k < 0)
                 return k;
-        k = make_rings(s);
+        s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        k = s->epoll_fd < 0 ? vhk_errno() : 0;
         if (k == 0)
-                k = vhk_drvdev_set_status(&s->d, VHK_DRVDEV_S_DRIVER_OK);
+                k = vhk_drvdev_start_rings(d, o->queue_size, QUEUE_SIZE, QUEUE_SIZE_LEAST, start_rings, stop_rings);
+        if (k == 0)
+                k = vhk_drvdev_set_status(d, VHK_DRVDEV_S_DRIVER_OK);
         if (k == 0 && ours)
-                k = vhk_frontend_scsi_set_endpoint(s->d.f, o->wwpn, o->tpgt);
+                k = vhk_frontend_scsi_set_endpoint(d->f, o->wwpn, o->tpgt);
         if (k == 0)
                 vhk_drvq_arm(s->q[COMMANDS]);
         if (k == 0)
-                k = watch(s, vhk_frontend_get_fd(s->d.f));
-        return k < 0 ? vhk_drvdev_story(&s->d, k, ret_e) : 0;
+                k = watch(s, vhk_frontend_get_fd(d->f));
+        return k < 0 ? vhk_drvdev_story(d, k, ret_e) : 0;
 }
 
-VHK_API int vhk_scsi_open(const char *spec, const struct vhk_scsi_options *o, struct vhk_scsi **ret_s, struct vhk_error *ret_e) {
-        struct vhk_scsi_options own = { .size = sizeof(own) };
-        struct vhk_frontend_options fo = { .size = sizeof(fo) };
+static int prepare(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        uint16_t num = ((const struct vhk_scsi_options *)options)->queue_size;
 
-        if (o && (o->size < sizeof(own) || (o->frontend && o->frontend->size < sizeof(fo))))
-                return vhk_error_set(ret_e, -EINVAL, "scsi.options", "struct vhk_scsi_options: size is not set");
-        if (o)
-                own = *o;
-        if (own.frontend)
-                fo = *own.frontend;
-        uint16_t num = own.queue_size ? own.queue_size : QUEUE_SIZE;
-        if (!vhk_is_pow2(num) || num > 32768)
+        scsi_of(d)->epoll_fd = -1;
+        if (num && (!vhk_is_pow2(num) || num > 32768))
                 return vhk_error_set(ret_e, -EINVAL, "scsi.options", "a ring of %u entries: a power of two up to 32768 is needed", num);
-        struct vhk_scsi *s = calloc(1, sizeof(*s));
-        if (!s)
-                return vhk_error_set(ret_e, -ENOMEM, "scsi.memory", "out of memory");
-        s->d = (struct vhk_drvdev){ .rule = "scsi.open", .what = "the SCSI host", .refresh = refresh };
-        s->epoll_fd = -1;
-        s->num = num;
-        fo.virtio_id = VIRTIO_ID;
-        int k = vhk_drvdev_open(&s->d, spec, &fo, ret_e);
-        if (k == 0)
-                k = bring_up(s, &own, ret_e);
-        if (k < 0) {
-                vhk_scsi_close(s);
-                return k;
-        }
-        *ret_s = s;
         return 0;
 }
 
+static const struct vhk_drvdev_kind kind = {
+        .rule = "scsi.open", .what = "the SCSI host", .options = "struct vhk_scsi_options", .virtio_id = VIRTIO_ID,
+        .size = sizeof(struct vhk_scsi), .options_size = sizeof(struct vhk_scsi_options),
+        .prepare = prepare, .bring_up = bring_up, .refresh = refresh, .stop = stop,
+};
+
+VHK_API int vhk_scsi_open(const char *spec, const struct vhk_scsi_options *o, struct vhk_scsi **ret_s, struct vhk_error *ret_e) {
+        struct vhk_scsi_options own;
+        struct vhk_drvdev *d;
+
+        int k = vhk_drvdev_open(&kind, spec, o, &own, &d, ret_e);
+        if (k == 0)
+                *ret_s = scsi_of(d);
+        return k;
+}
+
 VHK_API struct vhk_scsi *vhk_scsi_close(struct vhk_scsi *s) {
-        if (!s)
-                return NULL;
-        for (unsigned i = 0; i < N_RINGS; i++)
-                vhk_drvq_free(s->q[i]);
-        vhk_drvdev_close(&s->d);
-        vhk_close(&s->epoll_fd);
-        free(s->pending);
-        free(s->free);
-        free(s);
-        return NULL;
+        return vhk_drvdev_close(s ? &s->d : NULL);
 }

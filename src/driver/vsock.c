@@ -18,6 +18,7 @@
 #include "driver/drvq.h"
 
 #define QUEUE_SIZE 128u
+#define QUEUE_SIZE_LEAST 2u
 #define PACKET (16u << 10)
 #define ROOM (256u << 10)
 #define STREAMS 1024u
@@ -81,7 +82,8 @@ struct vhk_vsock {
         int epoll_fd;
         uint64_t cid;
         uint32_t packet, room, max_streams, next_port;
-        uint16_t num;
+        uint16_t num, n_events;
+        bool has_events;                /* an event ring, which vhost-vsock has not */
         uint8_t *rx, *tx, *ev;          /* num packets, num packets, EVENTS events */
         uint16_t *free_tx;              /* slots that are free, a stack */
         unsigned n_free;
@@ -91,8 +93,22 @@ struct vhk_vsock {
         struct listener *listeners;
         struct orphan orphans[ORPHANS];
         unsigned n_orphans;
-        bool broken;
+        bool broken;                    /* the device broke a rule or has gone: nothing moves any more */
+        struct vhk_error error;         /* ... of a packet; code 0: of a ring, or of the connection */
 };
+
+/* ---- the end ---- */
+
+/* Nothing moves any more: why, for vhk_frontend_get_error(). Returns -EPIPE */
+static VHK_COLD int fail_end(struct vhk_vsock *v) {
+        v->broken = true;
+        if (v->error.code)
+                return vhk_drvdev_fail(&v->d, -EPIPE, v->error.rule, "%s", v->error.text);
+        for (unsigned i = 0; i < N_RINGS; i++)
+                if (v->q[i] && vhk_drvq_is_broken(v->q[i]))
+                        return vhk_drvdev_fail_end(&v->d, v->q[i]);
+        return vhk_drvdev_fail_end(&v->d, v->q[RX]);
+}
 
 /* ---- streams ---- */
 
@@ -259,7 +275,7 @@ static void break_off(struct vhk_vsock_stream *s) {
 }
 
 static bool is_gone(const struct vhk_vsock *v) {
-        return vhk_load_relaxed(&v->d.gone);
+        return vhk_drvdev_is_gone(&v->d);
 }
 
 static void refuse(struct vhk_vsock *v, const struct header *h) {
@@ -362,8 +378,10 @@ static void on_packet(struct vhk_vsock *v, const struct header *h, const uint8_t
         }
 }
 
-static int break_rules(struct vhk_vsock *v) {
+static VHK_COLD int break_rules(struct vhk_vsock *v, uint32_t used_len, uint32_t header_len) {
         v->broken = true;
+        vhk_error_set(&v->error, -EPIPE, "vsock.packet", "the device sent a packet of %u bytes in a buffer of %u, with %u bytes of data according to its header",
+                      used_len, v->packet, header_len);
         return -EPIPE;
 }
 
@@ -382,10 +400,10 @@ static int receive(struct vhk_vsock *v, int budget) {
                 struct header h;
 
                 if (d.len < sizeof(h) || d.len > v->packet)
-                        return break_rules(v);
+                        return break_rules(v, d.len, 0);
                 memcpy(&h, p, sizeof(h));
                 if (vhk_le32_get(h.len) > d.len - sizeof(h))
-                        return break_rules(v);
+                        return break_rules(v, d.len, vhk_le32_get(h.len));
                 on_packet(v, &h, p + sizeof(h), vhk_le16_get(h.op) == OP_RW ? vhk_le32_get(h.len) : 0);
                 k = vhk_drvq_add(v->q[RX], &(struct iovec){ p, v->packet }, 0, 1, p);
                 if (k < 0)
@@ -476,13 +494,18 @@ static int move(struct vhk_vsock *v) {
         return n;
 }
 
-VHK_API int vhk_vsock_dispatch(struct vhk_vsock *v) {
+static int dispatch(struct vhk_vsock *v) {
         if (v->broken)
-                return -EPIPE;
+                return fail_end(v);
         int gone = vhk_drvdev_look_after(&v->d), n = move(v);
 
-        if (n == -EPIPE || (n == 0 && gone < 0))
-                return break_rules(v);
+        return n == -EPIPE || (n == 0 && gone < 0) ? fail_end(v) : n;
+}
+
+VHK_API int vhk_vsock_dispatch(struct vhk_vsock *v) {
+        int n = dispatch(v);
+
+        vhk_drvdev_leave(&v->d);
         return n;
 }
 
@@ -510,7 +533,9 @@ VHK_API int vhk_vsock_stream_send(struct vhk_vsock_stream *s, const void *buf, s
                 return -EAGAIN;
         if (s->state == REFUSED)
                 return -ECONNREFUSED;
-        if (v->broken || is_gone(v) || s->state == RESET || (s->our_shut & SHUT_SEND) || (s->peer_shut & SHUT_RECEIVE))
+        if (v->broken || is_gone(v))
+                return fail_end(v);
+        if (s->state == RESET || (s->our_shut & SHUT_SEND) || (s->peer_shut & SHUT_RECEIVE))
                 return -EPIPE;
         n = VHK_MIN(n, (size_t)INT32_MAX);
         k = reap_sent(v);
@@ -525,7 +550,7 @@ VHK_API int vhk_vsock_stream_send(struct vhk_vsock_stream *s, const void *buf, s
                 }
         }
         if (k < 0 && k != -EAGAIN)
-                return k == -EPIPE ? break_rules(v) : k;
+                return k == -EPIPE ? fail_end(v) : k;
         int e = kick(v);
         return e < 0 ? e : at || !n ? (int)at : -EAGAIN;
 }
@@ -538,7 +563,7 @@ VHK_API int vhk_vsock_stream_recv(struct vhk_vsock_stream *s, void *buf, size_t 
         if (!s->n && s->is_cut)
                 return -ECONNRESET;
         if (!s->n && s->v->broken)
-                return -EPIPE;
+                return fail_end(s->v);
         if (!take)
                 return n && s->state != RESET && !(s->peer_shut & SHUT_SEND) ? -EAGAIN : 0;
         memcpy(buf, s->data + s->at, first);
@@ -628,7 +653,7 @@ VHK_API int vhk_vsock_connect(struct vhk_vsock *v, uint64_t cid, uint32_t port, 
         struct vhk_vsock_stream *s;
 
         if (v->broken || is_gone(v))
-                return -EPIPE;
+                return fail_end(v);
         for (uint32_t tries = 0; tries <= v->max_streams && (find(v, cid, port, v->next_port) || find_listener(v, v->next_port)); tries++)
                 v->next_port = v->next_port == UINT32_MAX - 1 ? FIRST_PORT : v->next_port + 1;
         if (find(v, cid, port, v->next_port))
@@ -673,6 +698,10 @@ static int watch(struct vhk_vsock *v, int fd) {
         return epoll_ctl(v->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? vhk_errno() : 0;
 }
 
+static struct vhk_vsock *vsock_of(struct vhk_drvdev *d) {
+        return vhk_container_of(d, struct vhk_vsock, d);
+}
+
 static int make_ring(struct vhk_vsock *v, unsigned i, uint16_t num) {
         struct vhk_drvq_options o = { .size = sizeof(o), .num = num };
         struct vhk_drvq_place p = { .mem = vhk_drvdev_take(&v->d, vhk_drvq_bytes(num, 0)), .gpa = gpa_of, .gpa_arg = v };
@@ -681,23 +710,36 @@ static int make_ring(struct vhk_vsock *v, unsigned i, uint16_t num) {
         return k < 0 ? k : watch(v, vhk_drvq_get_fd(v->q[i]));
 }
 
-static int make_rings(struct vhk_vsock *v, bool has_events) {
-        uint64_t packets = (uint64_t)v->num * v->packet;
+static int start_rings(struct vhk_drvdev *d, uint16_t num) {
+        struct vhk_vsock *v = vsock_of(d);
+        uint64_t packets = (uint64_t)num * v->packet;
 
-        int k = vhk_drvdev_add_chunk(&v->d, 2 * packets + 3 * (vhk_drvq_bytes(v->num, 0) + VHK_PAGE) + VHK_PAGE, 0);
+        v->num = num;
+        int k = d->n_chunks ? 0 : vhk_drvdev_add_chunk(d, 2 * packets + 3 * (vhk_drvq_bytes(num, 0) + VHK_PAGE) + VHK_PAGE, 0);
         if (k < 0)
                 return k;
-        v->rx = vhk_drvdev_take(&v->d, packets);
-        v->tx = vhk_drvdev_take(&v->d, packets);
-        v->ev = vhk_drvdev_take(&v->d, EVENTS * 4);
-        v->free_tx = calloc(v->num, sizeof(*v->free_tx));
+        v->rx = vhk_drvdev_take(d, packets);
+        v->tx = vhk_drvdev_take(d, packets);
+        v->ev = vhk_drvdev_take(d, EVENTS * 4);
+        v->free_tx = calloc(num, sizeof(*v->free_tx));
         if (!v->rx || !v->tx || !v->ev || !v->free_tx)
                 return -ENOMEM;
-        for (uint16_t i = 0; i < v->num; i++)
+        for (uint16_t i = 0; i < num; i++)
                 v->free_tx[v->n_free++] = i;
-        for (unsigned i = 0; i < (has_events ? N_RINGS : EV) && k == 0; i++)
-                k = make_ring(v, i, i == EV ? EVENTS : v->num);
+        v->n_events = VHK_MIN(EVENTS, num);
+        for (unsigned i = 0; i < (v->has_events ? N_RINGS : EV) && k == 0; i++)
+                k = make_ring(v, i, i == EV ? v->n_events : num);
         return k;
+}
+
+static void stop_rings(struct vhk_drvdev *d) {
+        struct vhk_vsock *v = vsock_of(d);
+
+        for (unsigned i = 0; i < N_RINGS; i++)
+                v->q[i] = vhk_drvdev_free_ring(d, v->q[i]);
+        free(v->free_tx);
+        v->free_tx = NULL;
+        v->n_free = 0;
 }
 
 static int lend_buffers(struct vhk_vsock *v) {
@@ -705,7 +747,7 @@ static int lend_buffers(struct vhk_vsock *v) {
 
         for (unsigned i = 0; i < v->num && k == 0; i++)
                 k = vhk_drvq_add(v->q[RX], &(struct iovec){ v->rx + (size_t)i * v->packet, v->packet }, 0, 1, v->rx + (size_t)i * v->packet);
-        for (unsigned i = 0; i < EVENTS && v->q[EV] && k == 0; i++)
+        for (unsigned i = 0; i < v->n_events && v->q[EV] && k == 0; i++)
                 k = vhk_drvq_add(v->q[EV], &(struct iovec){ v->ev + 4 * i, 4 }, 0, 1, v->ev + 4 * i);
         if (k == 0)
                 k = kick(v);
@@ -728,93 +770,71 @@ static int know_cid(struct vhk_vsock *v, uint64_t cid, bool ours) {
 }
 
 static int refresh(struct vhk_drvdev *d) {
-        struct vhk_vsock *v = vhk_container_of(d, struct vhk_vsock, d);
-
         if (!d->config_stale)
                 return 0;
         d->config_stale = false;
-        return know_cid(v, 0, false);
+        return know_cid(vsock_of(d), 0, false);
 }
 
-static int bring_up(struct vhk_vsock *v, const struct vhk_vsock_options *o, struct vhk_error *ret_e) {
-        struct vhk_frontend_info i = { .size = sizeof(i) };
+static int negotiate(struct vhk_vsock *v, bool has_cid, bool *ret_ours, struct vhk_error *ret_e) {
         uint64_t wanted = VHK_BIT(VHK_DRVDEV_F_VERSION_1) | VHK_BIT(VHK_DRVDEV_F_EVENT_IDX) | VHK_BIT(VHK_DRVDEV_F_ACCESS_PLATFORM);
+        struct vhk_frontend_info i = { .size = sizeof(i) };
 
-        v->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        int k = v->epoll_fd < 0 ? vhk_errno() : vhk_frontend_get_info(v->d.f, &i);
+        int k = vhk_frontend_get_info(v->d.f, &i);
         if (k < 0)
                 return vhk_drvdev_story(&v->d, k, ret_e);
-        bool ours = i.capabilities & VHK_CAP_VSOCK;
-        if (ours && !o->cid)
+        *ret_ours = i.capabilities & VHK_CAP_VSOCK;
+        if (*ret_ours && !has_cid)
                 return vhk_error_set(ret_e, -EINVAL, "vsock.options", "an address is needed: 3 or more");
         if (!(i.features & VHK_BIT(VHK_DRVDEV_F_VERSION_1)))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "vsock.version", "the device has no VERSION_1");
-        k = vhk_drvdev_negotiate(&v->d, i.features & wanted, ret_e);
+        return vhk_drvdev_negotiate(&v->d, i.features & wanted, ret_e);
+}
+
+static int bring_up(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e) {
+        const struct vhk_vsock_options *o = options;
+        struct vhk_vsock *v = vsock_of(d);
+        bool ours = false;
+
+        int k = negotiate(v, o->cid, &ours, ret_e);
         if (k < 0)
                 return k;
-        k = know_cid(v, o->cid, ours);
+        v->has_events = !ours;
+        v->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        k = v->epoll_fd < 0 ? vhk_errno() : know_cid(v, o->cid, ours);
         if (k == 0)
-                k = make_rings(v, !ours);
+                k = vhk_drvdev_start_rings(d, o->queue_size, QUEUE_SIZE, QUEUE_SIZE_LEAST, start_rings, stop_rings);
         if (k == 0)
-                k = vhk_drvdev_set_status(&v->d, VHK_DRVDEV_S_DRIVER_OK);
+                k = vhk_drvdev_set_status(d, VHK_DRVDEV_S_DRIVER_OK);
         if (k == 0)
                 k = lend_buffers(v);
         if (k == 0 && ours)
-                k = vhk_frontend_vsock_set_running(v->d.f, 1);
+                k = vhk_frontend_vsock_set_running(d->f, 1);
         if (k == 0)
-                k = watch(v, vhk_frontend_get_fd(v->d.f));
-        return k < 0 ? vhk_drvdev_story(&v->d, k, ret_e) : 0;
+                k = watch(v, vhk_frontend_get_fd(d->f));
+        return k < 0 ? vhk_drvdev_story(d, k, ret_e) : 0;
 }
 
-static int check_options(const struct vhk_vsock_options *o, struct vhk_vsock *v, struct vhk_error *ret_e) {
-        v->num = o->queue_size ? o->queue_size : QUEUE_SIZE;
+static int prepare(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        const struct vhk_vsock_options *o = options;
+        struct vhk_vsock *v = vsock_of(d);
+        uint16_t num = o->queue_size ? o->queue_size : QUEUE_SIZE;
+
+        v->epoll_fd = -1;
+        v->next_port = FIRST_PORT;
         v->packet = o->packet ? o->packet : PACKET;
         v->room = o->room ? o->room : ROOM;
         v->max_streams = o->max_streams ? o->max_streams : STREAMS;
-        if (!vhk_is_pow2(v->num) || v->num < 2 || v->num > 32768 || v->packet < 256 || v->packet > 65536 || v->room < 4096 || v->room > INT32_MAX)
-                return vhk_error_set(ret_e, -EINVAL, "vsock.options", "%u entries of %u bytes, %u bytes of room: not valid", v->num, v->packet, v->room);
+        fo->reconnect_ns = 0;           /* another back-end knows no stream of ours */
+        if (!vhk_is_pow2(num) || num < QUEUE_SIZE_LEAST || num > 32768 || v->packet < 256 || v->packet > 65536 || v->room < 4096 || v->room > INT32_MAX)
+                return vhk_error_set(ret_e, -EINVAL, "vsock.options", "%u entries of %u bytes, %u bytes of room: not valid", num, v->packet, v->room);
         return 0;
 }
 
-VHK_API int vhk_vsock_open(const char *spec, const struct vhk_vsock_options *o, struct vhk_vsock **ret_v, struct vhk_error *ret_e) {
-        struct vhk_vsock_options own = { .size = sizeof(own) };
-        struct vhk_frontend_options fo = { .size = sizeof(fo) };
+static void stop(struct vhk_drvdev *d) {
+        struct vhk_vsock *v = vsock_of(d);
 
-        if (o && (o->size < sizeof(own) || (o->frontend && o->frontend->size < sizeof(fo))))
-                return vhk_error_set(ret_e, -EINVAL, "vsock.options", "struct vhk_vsock_options: size is not set");
-        if (o)
-                own = *o;
-        if (own.frontend)
-                fo = *own.frontend;
-        struct vhk_vsock *v = calloc(1, sizeof(*v));
-        if (!v)
-                return vhk_error_set(ret_e, -ENOMEM, "vsock.memory", "out of memory");
-        v->d = (struct vhk_drvdev){ .rule = "vsock.open", .what = "the vsock device", .refresh = refresh };
-        v->epoll_fd = -1;
-        v->next_port = FIRST_PORT;
-        fo.virtio_id = VIRTIO_ID;
-        fo.reconnect_ns = 0;            /* another back-end knows no stream of ours */
-        int k = check_options(&own, v, ret_e);
-        if (k < 0) {
-                free(v);
-                return k;
-        }
-        k = vhk_drvdev_open(&v->d, spec, &fo, ret_e);
-        if (k == 0)
-                k = bring_up(v, &own, ret_e);
-        if (k < 0) {
-                vhk_vsock_close(v);
-                return k;
-        }
-        *ret_v = v;
-        return 0;
-}
-
-VHK_API struct vhk_vsock *vhk_vsock_close(struct vhk_vsock *v) {
-        if (!v)
-                return NULL;
-        for (unsigned i = 0; i < N_RINGS; i++)
-                vhk_drvq_free(v->q[i]);
+        stop_rings(d);
         for (unsigned i = 0; i < BUCKETS; i++)
                 while (v->buckets[i])
                         forget(v->buckets[i]);
@@ -822,9 +842,25 @@ VHK_API struct vhk_vsock *vhk_vsock_close(struct vhk_vsock *v) {
                 next = l->next;
                 free(l);
         }
-        vhk_drvdev_close(&v->d);
         vhk_close(&v->epoll_fd);
-        free(v->free_tx);
-        free(v);
-        return NULL;
+}
+
+static const struct vhk_drvdev_kind kind = {
+        .rule = "vsock.open", .what = "the vsock device", .options = "struct vhk_vsock_options", .virtio_id = VIRTIO_ID,
+        .size = sizeof(struct vhk_vsock), .options_size = sizeof(struct vhk_vsock_options),
+        .prepare = prepare, .bring_up = bring_up, .refresh = refresh, .stop = stop,
+};
+
+VHK_API int vhk_vsock_open(const char *spec, const struct vhk_vsock_options *o, struct vhk_vsock **ret_v, struct vhk_error *ret_e) {
+        struct vhk_vsock_options own;
+        struct vhk_drvdev *d;
+
+        int k = vhk_drvdev_open(&kind, spec, o, &own, &d, ret_e);
+        if (k == 0)
+                *ret_v = vsock_of(d);
+        return k;
+}
+
+VHK_API struct vhk_vsock *vhk_vsock_close(struct vhk_vsock *v) {
+        return vhk_drvdev_close(v ? &v->d : NULL);
 }

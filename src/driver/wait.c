@@ -13,40 +13,73 @@
 #define SPINS_PER_CLOCK 256u
 #define SPINS_PER_YIELD 1024u
 
-static int watch(int epoll_fd, int fd, uint64_t which) {
-        struct epoll_event e = { .events = EPOLLIN, .data.u64 = which };
+static int watch(int epoll_fd, int op, int fd, uint32_t events) {
+        struct epoll_event e = { .events = events, .data.fd = fd };
 
-        return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0 ? vhk_errno() : 0;
+        return epoll_ctl(epoll_fd, op, fd, &e) < 0 ? vhk_errno() : 0;
 }
 
 int vhk_drvwait_init(struct vhk_drvwait *w, const struct vhk_drvwait *values) {
         *w = *values;
         w->epoll_fd = -1;
+        w->next = w->d->waits;
+        w->d->waits = w;
         if (w->polling)
                 return 0;
         vhk_drvq_disarm(w->ring);
         w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
         if (w->epoll_fd < 0)
                 return vhk_errno();
-        int k = watch(w->epoll_fd, vhk_drvq_get_fd(w->ring), 0);
-        return k < 0 ? k : watch(w->epoll_fd, vhk_frontend_get_fd(w->d->f), 1);
+        int k = watch(w->epoll_fd, EPOLL_CTL_ADD, vhk_drvq_get_fd(w->ring), EPOLLIN);
+        return k < 0 ? k : watch(w->epoll_fd, EPOLL_CTL_ADD, vhk_frontend_get_fd(w->d->f), EPOLLIN);
 }
 
 void vhk_drvwait_done(struct vhk_drvwait *w) {
-        if (w->d)
-                vhk_close(&w->epoll_fd);
+        if (!w->d)
+                return;
+        struct vhk_drvwait **at = &w->d->waits;
+        while (*at != w)
+                at = &(*at)->next;
+        *at = w->next;
+        vhk_close(&w->epoll_fd);
         w->d = NULL;
 }
 
+/* What came before anybody asked for the descriptor may have left the ring, and still wait to be reaped: the first reap finds out. */
 int vhk_drvwait_get_fd(struct vhk_drvwait *w) {
         if (w->polling)
                 return -1;
         if (!w->wants_fd) {
                 w->wants_fd = true;
-                if (vhk_drvq_arm(w->ring))
-                        vhk_peer_notify(vhk_drvq_get_fd(w->ring));
+                vhk_peer_notify(vhk_drvq_get_fd(w->ring));
         }
         return w->epoll_fd;
+}
+
+/* ---- the connection ---- */
+
+/* While another thread is in the front-end, that one's descriptor may stay readable for long: it is not watched then. */
+static void set_front_busy(struct vhk_drvwait *w, bool busy) {
+        if (w->is_front_busy == busy)
+                return;
+        w->is_front_busy = busy;
+        if (w->epoll_fd >= 0)
+                (void)watch(w->epoll_fd, EPOLL_CTL_MOD, vhk_frontend_get_fd(w->d->f), busy ? 0 : EPOLLIN);
+}
+
+/* 0, or -EPIPE: the connection has ended */
+static int look_after(struct vhk_drvwait *w) {
+        if (w->polling)
+                return vhk_drvdev_look_after(w->d);
+        set_front_busy(w, vhk_drvdev_try_serve(w->d, w) == -EBUSY);
+        return vhk_drvdev_is_gone(w->d) ? -EPIPE : 0;
+}
+
+/* The connection has ended: what the device had done before comes first. */
+static int reap_last(struct vhk_drvwait *w, void *ret, unsigned n) {
+        int k = w->ready(w->q, ret, 0, n);
+
+        return k != 0 ? k : vhk_drvdev_fail_end(w->d, w->ring);
 }
 
 /* The descriptor stays readable until a reap finds the ring empty and armed. */
@@ -63,13 +96,17 @@ int vhk_drvwait_reap_and_arm(struct vhk_drvwait *w, void *ret, unsigned n) {
                         break;
                 vhk_peer_drain(fd);
                 drained = true;
-                if (!vhk_drvq_arm(w->ring))
-                        return got ? got : vhk_drvdev_look_after(w->d);
+                if (vhk_drvq_arm(w->ring))
+                        continue;
+                k = got && !w->is_front_busy ? 0 : look_after(w);       /* the end is reported when nothing is left */
+                return got || k == 0 ? got : reap_last(w, ret, n);
         }
         if (drained)
-                vhk_peer_notify(fd);    /* there may be more */
+                vhk_peer_notify(fd);      /* there may be more */
         return got;
 }
+
+/* ---- waiting ---- */
 
 static uint64_t now_ns(void) {
         struct timespec t;
@@ -78,9 +115,17 @@ static uint64_t now_ns(void) {
         return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+#define NOTHING_MAY_COME (-EAGAIN)
+
+static int look(struct vhk_drvwait *w, void *ret, unsigned n) {
+        int k = w->ready(w->q, ret, 0, n);
+
+        return k == 0 && !w->may_come(w->q) ? NOTHING_MAY_COME : k;
+}
+
 static int wait_polling(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t deadline) {
         for (unsigned spins = 1;; spins++) {
-                int k = w->ready(w->q, ret, 0, n);
+                int k = look(w, ret, n);
                 if (k != 0)
                         return k;
                 vhk_cpu_relax();
@@ -88,44 +133,60 @@ static int wait_polling(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t d
                         return 0;
                 if (spins % SPINS_PER_YIELD == 0)
                         sched_yield();          /* the device may wait for this very CPU */
-                if (spins % IDLE_LOOKS == 0 && vhk_drvdev_look_after(w->d) < 0)
-                        return w->ready(w->q, ret, 0, n) ?: -EPIPE;
+                if (spins % IDLE_LOOKS == 0 && look_after(w) < 0)
+                        return reap_last(w, ret, n);
         }
 }
 
 static int wait_sleeping(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t deadline) {
-        struct pollfd p[2] = { { .fd = vhk_drvq_get_fd(w->ring), .events = POLLIN }, { .fd = vhk_frontend_get_fd(w->d->f), .events = POLLIN } };
+        struct pollfd p[2] = { { .fd = vhk_drvq_get_fd(w->ring), .events = POLLIN }, { .events = POLLIN } };
 
         for (;;) {
                 bool more = vhk_drvq_arm(w->ring);
-                int k = more ? w->ready(w->q, ret, 0, n) : 0;
+                int k = more ? look(w, ret, n) : 0;
                 if (k != 0)
                         return k;
                 uint64_t now = now_ns();
                 if (now >= deadline)
                         return 0;
+                if (w->is_front_busy && look_after(w) < 0)      /* else we are told from now on */
+                        return reap_last(w, ret, n);
                 uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)INT32_MAX);
+                p[0].revents = p[1].revents = 0;
+                p[1].fd = w->is_front_busy ? -1 : vhk_frontend_get_fd(w->d->f);
                 if (poll(p, 2, more ? 0 : (int)ms) < 0 && errno != EINTR)
                         return vhk_errno();
                 if (p[0].revents)
                         vhk_peer_drain(p[0].fd);
-                k = p[1].revents ? vhk_drvdev_look_after(w->d) : 0;
-                int got = w->ready(w->q, ret, 0, n);
-                if (got != 0 || k < 0)
-                        return got ? got : k;
-                p[0].revents = p[1].revents = 0;
+                if (p[1].revents && look_after(w) < 0)
+                        return reap_last(w, ret, n);
+                k = look(w, ret, n);
+                if (k != 0)
+                        return k;
         }
 }
 
-VHK_COLD int vhk_drvwait_some(struct vhk_drvwait *w, void *ret, unsigned n, int timeout_ms, bool may_come) {
-        int k = vhk_load_relaxed(&w->d->gone) ? -EPIPE : 0;
+/* Waiting took notifications from the descriptor: is there more that they were for, or will none come for what comes next? */
+static void restore_fd(struct vhk_drvwait *w, int got, unsigned n) {
+        if (w->wants_fd && ((got > 0 && (unsigned)got == n) || vhk_drvq_arm(w->ring)))
+                vhk_peer_notify(vhk_drvq_get_fd(w->ring));
+}
+
+VHK_COLD int vhk_drvwait_some(struct vhk_drvwait *w, void *ret, unsigned n, int timeout_ms) {
+        int k = vhk_drvdev_is_gone(w->d) ? -EPIPE : 0;
 
         if (++w->idle >= IDLE_LOOKS) {
                 w->idle = 0;
-                k = vhk_drvdev_look_after(w->d);
+                k = look_after(w);
         }
-        if (k < 0 || timeout_ms == 0 || n == 0 || !may_come)
+        if (n == 0)
                 return k;
+        if (k < 0)
+                return reap_last(w, ret, n);
+        if (timeout_ms == 0 || !w->may_come(w->q))
+                return 0;
         uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : now_ns() + (uint64_t)timeout_ms * 1000000;
-        return w->polling ? wait_polling(w, ret, n, deadline) : wait_sleeping(w, ret, n, deadline);
+        k = w->polling ? wait_polling(w, ret, n, deadline) : wait_sleeping(w, ret, n, deadline);
+        restore_fd(w, k, n);
+        return k == NOTHING_MAY_COME ? 0 : k;
 }
