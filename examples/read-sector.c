@@ -19,6 +19,8 @@ int main(int argc, char **argv) {
         ssize_t n = block ? vhk_blk_pread(disk, block, info.block_size, 0) : -1;
         if (n > 0)
                 fwrite(block, 1, (size_t)n, stdout);
+        else
+                fprintf(stderr, "read-sector: %s\n", block ? vhk_frontend_get_error(vhk_blk_get_frontend(disk))->text : "out of memory");
         vhk_blk_close(disk);
         return n > 0 ? 0 : 1;
 }

@@ -274,6 +274,15 @@ class VhkBlk(Server):
         return [VHK_BLK, '--socket-path=' + self.socket, '--blk-file=' + image, '--num-queues=%d' % QUEUES] + ['--read-only'] * read_only
 
 
+class BlockSize(VhkBlk):
+    def __init__(self, test, image, block):
+        self.block = block
+        super().__init__(test, image)
+
+    def argv(self, image, read_only):
+        return super().argv(image, read_only) + ['--logical-block-size=%d' % self.block]
+
+
 class Disk:
     """The same for each server that can be had."""
     server = None
@@ -511,6 +520,17 @@ class WithQsd(Disk, Base):
 @unittest.skipUnless(os.path.exists(VHK_BLK), 'no vhk-blk in ' + BINDIR)
 class WithVhkBlk(Disk, Base):
     server = VhkBlk
+
+    def test_the_default_size_suits_the_disk(self):
+        for bytes_, block, size in ((512, 512, 512), (3 * 512, 512, 3 * 512), (MIB, 512, 4096), (MIB, 65536, 65536)):
+            with self.subTest(bytes=bytes_, block=block):
+                image = self.path('sized-%d-%d.img' % (bytes_, block))
+                with open(image, 'wb') as f:
+                    f.truncate(bytes_)
+                s = BlockSize(self, image, block)
+                self.assertIn('%d-byte requests' % size, self.works(vhk('ping', s.socket, '--count=1')))
+                self.assertEqual(json.loads(self.works(vhk('bench', s.socket, '--seconds=1', '--json')))['block_size'], size)
+                s.end()
 
     def test_demo(self):
         out = self.works(vhk('demo', '--dir=' + self.dir, '--seconds=1', '--bindir=' + BINDIR))

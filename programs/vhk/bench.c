@@ -24,7 +24,7 @@ static const char *const rw_words[] = { "read", "randread", "write", "randwrite"
 static const struct vhk_option options[] = {
         ROW("rw", VHK_OPTION_ENUM, rw, "PATTERN", "sequential or random, read or write (randread)", .values = rw_words),
         ROW("write", VHK_OPTION_FLAG, write, NULL, "overwrite the disk's contents; without it nothing is written"),
-        ROW("block-size", VHK_OPTION_UINT, block_size, "BYTES", "size of a request (4K)", 512, 16 << 20),
+        ROW("block-size", VHK_OPTION_UINT, block_size, "BYTES", "size of a request (4K, or as the disk's blocks and capacity demand)", 512, 16 << 20),
         ROW("depth", VHK_OPTION_UINT, depth, "N", "requests in flight on each queue (32)", 1, 4096),
         ROW("queues", VHK_OPTION_UINT, queues, "N", "queues, a thread each (1)", 1, 256),
         ROW("queue-size", VHK_OPTION_UINT, queue_size, "N", "entries of a ring, a power of two (after the depth)", 4, 32768),
@@ -66,6 +66,13 @@ static uint16_t ring_size(const struct bench *o) {
         return (uint16_t)n;
 }
 
+static enum tool_status check_memory(const struct bench *o) {
+        if (o->queues * o->depth * o->block_size <= MEMORY_MAX)
+                return TOOL_OK;
+        return tool_usage("%llu queues times %llu requests of %llu bytes need more than 4 GiB of buffers", (unsigned long long)o->queues,
+                          (unsigned long long)o->depth, (unsigned long long)o->block_size);
+}
+
 static enum tool_status check_options(const struct bench *o) {
         bool writes = o->rw == RW_WRITE || o->rw == RW_RANDWRITE;
 
@@ -77,12 +84,9 @@ static enum tool_status check_options(const struct bench *o) {
                 return tool_usage("--rw=%s and --write contradict each other", rw_words[o->rw]);
         if (o->queue_size & (o->queue_size - 1))
                 return tool_usage("--queue-size=%llu is not a power of two", (unsigned long long)o->queue_size);
-        if (o->queues * o->depth * o->block_size > MEMORY_MAX)
-                return tool_usage("%llu queues times %llu requests of %llu bytes need more than 4 GiB of buffers", (unsigned long long)o->queues,
-                                  (unsigned long long)o->depth, (unsigned long long)o->block_size);
         if (o->server_pid && load_cpu_ns((pid_t)o->server_pid) == UINT64_MAX)
                 return tool_fail("--server-pid=%llu: no CPU time of such a process in /proc", (unsigned long long)o->server_pid);
-        return TOOL_OK;
+        return check_memory(o);
 }
 
 static enum tool_status check_disk(const struct bench *o, const struct vhk_blk_info *i) {
@@ -94,7 +98,7 @@ static enum tool_status check_disk(const struct bench *o, const struct vhk_blk_i
                 return tool_fail("the disk has only %llu bytes", (unsigned long long)i->capacity);
         if (o->write && i->read_only)
                 return tool_fail("the disk is read-only");
-        return TOOL_OK;
+        return check_memory(o);
 }
 
 static enum tool_status finish(const struct bench *o, const char *endpoint, struct vhk_blk *b, const struct load_job *job, const struct load_result *r) {
@@ -134,19 +138,21 @@ static enum tool_status measure(const struct bench *o, const char *endpoint, str
 
 static enum tool_status run(const void *state, char *const *arguments) {
         const char *endpoint = arguments[0];
-        const struct bench *o = state;
-        struct vhk_blk_options bo = { .n_queues = (uint16_t)o->queues, .queue_size = ring_size(o), .polling = (uint8_t)o->poll };
+        struct bench o = *(const struct bench *)state;
+        struct vhk_blk_options bo = { .n_queues = (uint16_t)o.queues, .queue_size = ring_size(&o), .polling = (uint8_t)o.poll };
         struct vhk_blk_info info;
         struct vhk_blk *b;
-        enum tool_status status = check_options(o);
+        enum tool_status status = check_options(&o);
 
         if (status == TOOL_OK)
-                status = tool_open_blk(endpoint, o->timeout_ms * TOOL_MS, &bo, &info, &b);
+                status = tool_open_blk(endpoint, o.timeout_ms * TOOL_MS, &bo, &info, &b);
         if (status != TOOL_OK)
                 return status;
-        status = check_disk(o, &info);
+        if (!o.block_size)
+                o.block_size = tool_request_size(&info);
+        status = check_disk(&o, &info);
         if (status == TOOL_OK)
-                status = measure(o, endpoint, b);
+                status = measure(&o, endpoint, b);
         vhk_blk_close(b);
         return status;
 }
@@ -159,7 +165,7 @@ const struct tool_command bench_command = {
                  "without --write; with it the contents are destroyed. Ctrl-C ends it early and prints what was measured.",
         .options = options,
         .state_size = sizeof(struct bench),
-        .defaults = &(const struct bench){ .rw = RW_DEFAULT, .block_size = 4096, .depth = 32, .queues = 1, .seconds = 5, .timeout_ms = 5000 },
+        .defaults = &(const struct bench){ .rw = RW_DEFAULT, .depth = 32, .queues = 1, .seconds = 5, .timeout_ms = 5000 },
         .arguments = { "ENDPOINT" },
         .run = run,
 };

@@ -11,6 +11,8 @@
 #include <strings.h>
 #include <sys/resource.h>
 
+#define USUAL_SIZE UINT64_C(4096)      /* bytes of a request */
+
 static void print_trace(void *unused, enum vhk_log_level level, const char *text) {
         fprintf(stderr, "%s\n", text);
 }
@@ -105,7 +107,13 @@ enum tool_status tool_blk_failed(struct vhk_blk *b, const char *what, uint64_t o
                 return tool_fail("%s at offset %llu: the connection is lost: %s", what, (unsigned long long)offset, e->text);
         if (k == -ETIMEDOUT)
                 return tool_fail("%s at offset %llu: no answer in time", what, (unsigned long long)offset);
-        return tool_fail("%s at offset %llu: %s", what, (unsigned long long)offset, strerror(-k));
+        return tool_fail("%s at offset %llu: %s", what, (unsigned long long)offset, e->code == k ? e->text : strerror(-k));
+}
+
+uint64_t tool_request_size(const struct vhk_blk_info *i) {
+        uint64_t block = i->block_size ? i->block_size : 512, size = block > USUAL_SIZE ? block : USUAL_SIZE, whole = i->capacity - i->capacity % block;
+
+        return whole && size > whole ? whole : size;
 }
 
 int tool_device_id(const char *text) {
