@@ -55,6 +55,8 @@ static void set_scanout(void *arg, unsigned scanout, uint32_t w, uint32_t h) {
         seen.n_scanout++;
 }
 
+static bool closes_inside;
+
 static void update(void *arg, unsigned scanout, const struct vhk_display_rect *r, const uint32_t *pixels) {
         size_t n = (size_t)r->width * r->height;
 
@@ -63,6 +65,8 @@ static void update(void *arg, unsigned scanout, const struct vhk_display_rect *r
         seen.first = n ? pixels[0] : 0;
         seen.last = n ? pixels[n - 1] : 0;
         seen.n_update++;
+        if (closes_inside)
+                f = vhk_frontend_close(f);
 }
 
 static void set_dmabuf(void *arg, unsigned scanout, const struct vhk_display_dmabuf *b) {
@@ -96,6 +100,8 @@ static void move_cursor(void *arg, unsigned scanout, uint32_t x, uint32_t y, int
 
 static void closed(void *arg, const struct vhk_error *e) {
         seen.n_closed++;
+        if (closes_inside)
+                f = vhk_frontend_close(f);
         snprintf(seen.rule, sizeof(seen.rule), "%s", e ? e->rule : "in order");
 }
 
@@ -570,6 +576,19 @@ TEST(the_back_end_goes) {
         CHECK_STR(seen.rule, "in order");
         f = vhk_frontend_close(f);
         CHECK_EQ(seen.n_closed, 1);
+        vhk_conn_done(&dev);
+        fake_stop(&fake);
+        vhk_close(&memfd);
+}
+
+TEST(closing_inside_a_callback_is_done_when_the_call_is_over) {
+        enter();
+        closes_inside = true;
+        shutdown(fake.fd, SHUT_RDWR);
+        CHECK_EQ(vhk_frontend_dispatch(f), -EPIPE);
+        closes_inside = false;
+        CHECK(!f && seen.n_closed == 1);
+        CHECK_EQ(seen.n_gone, 0);       /* who has closed is told nothing more */
         vhk_conn_done(&dev);
         fake_stop(&fake);
         vhk_close(&memfd);
