@@ -230,6 +230,8 @@ static int open_it(void) {
         CHECK_EQ(pthread_create(&thread, NULL, serve, NULL), 0);
         frontend_options.fd = s[0];
         int k = vhk_blk_open(NULL, &options, &b, &err);
+        if (k < 0)
+                close(s[0]);                    /* stays ours then */
         if (k == 0)
                 CHECK_OK(vhk_blk_get_queue(b, 0, &q));
         return k;

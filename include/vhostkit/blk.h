@@ -54,6 +54,8 @@ struct vhk_blk_info {
         uint16_t n_queues;              /* of the device */
 };
 
+/** vhk_blk_open() - find the disk, negotiate, start the rings. What vhk_frontend_open() says, with the error message in @ret_e; when it fails an
+ * inherited descriptor stays the caller's */
 int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e);
 /**
  * vhk_blk_close() - stop the rings, reset the device, free; NULL is legal, and comes back

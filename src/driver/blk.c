@@ -2,6 +2,8 @@
 /* A disk: what it is negotiated to be; and its calls that are not about requests. Source: virtio 1.3, 5.2. */
 #include "driver/blk.h"
 
+#include "base/struct.h"
+
 #define F VHK_BIT
 #define WANTED                                                                                                                  \
         (F(VHK_BLK_F_SIZE_MAX) | F(VHK_BLK_F_SEG_MAX) | F(VHK_BLK_F_RO) | F(VHK_BLK_F_BLK_SIZE) | F(VHK_BLK_F_FLUSH) |          \
@@ -203,10 +205,8 @@ static void describe(struct vhk_blk *b, struct vhk_blk_info *i) {
 }
 
 VHK_API int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i) {
-        struct vhk_blk_info i = { .size = ret_i->size };
+        struct vhk_blk_info i = { .size = sizeof(i) };
 
-        if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
-                return -EINVAL;
         vhk_drvdev_look_after(&b->d);
         int k = vhk_drvdev_lock(&b->d);
         if (k < 0)
@@ -214,8 +214,7 @@ VHK_API int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i) {
         describe(b, &i);
         vhk_drvdev_unlock(&b->d);
         vhk_drvdev_leave(&b->d);
-        memcpy(ret_i, &i, i.size);
-        return 0;
+        return VHK_STRUCT_GIVE(ret_i, &i);
 }
 
 VHK_API struct vhk_frontend *vhk_blk_get_frontend(struct vhk_blk *b) {

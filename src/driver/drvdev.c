@@ -2,9 +2,10 @@
 /* Opening a device, and memory for it. See drvdev.h. */
 #include "driver/drvdev.h"
 
-#include <time.h>
+#include <fcntl.h>
 
 #include "base/fd.h"
+#include "base/struct.h"
 #include "driver/wait.h"
 #include "frontend/driver.h"
 
@@ -272,6 +273,20 @@ static void init_lock(struct vhk_drvdev *d) {
         pthread_mutexattr_destroy(&a);
 }
 
+/* An inherited descriptor stays the caller's when anything fails after this, too: the front-end has a duplicate. */
+static int open_front_end(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
+        if (!fo->has_fd)
+                return vhk_frontend_open(spec, fo, &d->f, ret_e);
+        VHK_AUTOCLOSE int fd = fcntl(fo->fd, F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+                return vhk_error_set(ret_e, vhk_errno(), d->kind->rule, "descriptor %d cannot be duplicated: %s", fo->fd, strerror(errno));
+        fo->fd = fd;
+        int ret = vhk_frontend_open(spec, fo, &d->f, ret_e);
+        if (ret == 0)
+                fd = -1;
+        return ret;
+}
+
 static int connect_it(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
         struct vhk_frontend_info i = { .size = sizeof(i) };
 
@@ -285,27 +300,23 @@ static int connect_it(struct vhk_drvdev *d, const char *spec, struct vhk_fronten
         int k = vhk_memory_new(&d->m);
         if (k < 0)
                 return vhk_error_set(ret_e, k, d->kind->rule, "out of memory");
-        k = vhk_frontend_open(spec, fo, &d->f, ret_e);
+        k = open_front_end(d, spec, fo, ret_e);
         if (k == 0)
                 k = vhk_frontend_get_info(d->f, &i);
         return k < 0 ? k : vhk_memory_set_range(d->m, i.iova_first, i.iova_last);
 }
 
-/* Copies the caller's options, of this version of the library or another; what he does not have is 0. */
+/* Copies the caller's options, of this version of the library or another. */
 static int copy_options(const struct vhk_drvdev_kind *kind, const struct vhk_drvdev_options *o, struct vhk_drvdev_options *own,
                         struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
         memset(own, 0, kind->options_size);
         *fo = (struct vhk_frontend_options){ .size = sizeof(*fo) };
-        if (o && o->size < sizeof(*o))
-                return vhk_error_set(ret_e, -EINVAL, kind->rule, "%s: size is not set", kind->options);
-        if (o)
-                memcpy(own, o, VHK_MIN(o->size, kind->options_size));
-        own->size = kind->options_size;
-        if (own->frontend && own->frontend->size < offsetof(struct vhk_frontend_options, reconnect_ns))
-                return vhk_error_set(ret_e, -EINVAL, kind->rule, "struct vhk_frontend_options: size is not set");
-        if (own->frontend)
-                memcpy(fo, own->frontend, VHK_MIN(own->frontend->size, sizeof(*fo)));
-        fo->size = sizeof(*fo);
+        int ret = o ? vhk_struct_take(own, kind->options_size, o, sizeof(*o)) : 0;
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, kind->rule, "%s: size is not set, or a member is not known to this library", kind->options);
+        ret = own->frontend ? VHK_STRUCT_TAKE(fo, own->frontend, trace_arg) : 0;
+        if (ret < 0)
+                return vhk_error_set(ret_e, ret, kind->rule, "struct vhk_frontend_options: size is not set, or a member is not known to this library");
         fo->virtio_id = kind->virtio_id;
         return 0;
 }
@@ -316,6 +327,7 @@ int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const 
         int ret = copy_options(kind, options, own, &fo, ret_e);
         if (ret < 0)
                 return ret;
+        int inherited = fo.has_fd ? fo.fd : -1;
         struct vhk_drvdev *d = calloc(1, kind->size);
         if (!d)
                 return vhk_error_set(ret_e, -ENOMEM, kind->rule, "out of memory");
@@ -330,41 +342,20 @@ int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const 
                 vhk_drvdev_close(d);
                 return ret;
         }
+        vhk_close(&inherited);
         *ret_d = d;
         return 0;
 }
 
 /* ---- closing ---- */
 
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* The next call of the front-end has what is left of the time. */
-static void limit_call(struct vhk_drvdev *d) {
-        uint64_t now = now_ns();
-
-        if (d->f && d->close_by)
-                vhk_frontend_set_limits(d->f, d->close_by > now ? d->close_by - now : 1, 0);
-}
-
-struct vhk_drvq *vhk_drvdev_free_ring(struct vhk_drvdev *d, struct vhk_drvq *q) {
-        limit_call(d);
-        return vhk_drvq_free(q);
-}
-
 static void destroy(struct vhk_drvdev *d) {
-        if (vhk_add_overflows(now_ns(), d->limit_ns, &d->close_by))
-                d->close_by = UINT64_MAX;
         d->on_event = NULL;
+        if (d->f)
+                vhk_frontend_prepare_close(d->f);       /* from here on limit_ns for all, and no search for a back-end that has gone */
         d->kind->stop(d);
-        limit_call(d);
         if (d->f && !d->gone)
                 (void)vhk_drvdev_set_status(d, 0);
-        limit_call(d);
         vhk_frontend_close(d->f);
         vhk_memory_free(d->m);
         pthread_mutex_destroy(&d->lock);

@@ -49,7 +49,7 @@ struct vhk_drvdev_kind {
         int (*prepare)(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e);
         int (*bring_up)(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e);
         int (*refresh)(struct vhk_drvdev *d);   /* reads the configuration if it has changed; under the lock */
-        void (*stop)(struct vhk_drvdev *d);     /* stops and frees what bring_up made, as far as it came; rings by vhk_drvdev_free_ring() */
+        void (*stop)(struct vhk_drvdev *d);     /* stops and frees what bring_up made, as far as it came */
 };
 
 struct vhk_drvdev {
@@ -73,20 +73,16 @@ struct vhk_drvdev {
         /* under @lock */
         pthread_mutex_t lock;
         bool config_stale;
-        /* of vhk_drvdev_close(): it is over by then (CLOCK_MONOTONIC); 0: it has not begun */
-        uint64_t close_by;
 };
 
 /* ---- life ---- */
 
-/* @options: the caller's, NULL: defaults; @own: options_size bytes for a copy of them. All of a vhk_*_open(). */
+/* All of a vhk_*_open(). @options: the caller's, NULL: defaults; @own: options_size bytes for a copy of them. */
 int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const void *options, void *own, struct vhk_drvdev **ret_d, struct vhk_error *ret_e);
 /* All of a vhk_*_close(). Looks for no back-end that has gone, and takes no longer than limit_ns. NULL is legal; returns NULL */
 void *vhk_drvdev_close(struct vhk_drvdev *d);
 /* The last step of every public call that may call back: @d may be freed in it. */
 void vhk_drvdev_leave(struct vhk_drvdev *d);
-/* vhk_drvq_free(), within the time of vhk_drvdev_close() */
-struct vhk_drvq *vhk_drvdev_free_ring(struct vhk_drvdev *d, struct vhk_drvq *q);
 
 /* Up to FEATURES_OK. @features becomes d->features. 0, or a negative errno with its error message. */
 int vhk_drvdev_negotiate(struct vhk_drvdev *d, uint64_t features, struct vhk_error *ret_e);

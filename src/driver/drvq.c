@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 
 #include "base/fd.h"
+#include "base/struct.h"
 #include "frontend/driver.h"
 #include "mem/mem.h"
 
@@ -130,10 +131,9 @@ static int make(struct vhk_drvq *q, const struct vhk_drvq_options *o, const stru
 static int check_options(const struct vhk_drvq_options *o, struct vhk_drvq_options *ret_o) {
         struct vhk_drvq_options own = { .size = sizeof(own) };
 
-        if (o && o->size < sizeof(own))
-                return -EINVAL;
-        if (o)
-                own = *o;
+        int ret = o ? VHK_STRUCT_TAKE(&own, o, polling) : 0;
+        if (ret < 0)
+                return ret;
         own.num = own.num ? own.num : NUM_DEFAULT;
         if (!vhk_is_pow2(own.num) || own.num > VHK_QUEUE_MAX_SIZE)
                 return -EINVAL;
@@ -243,7 +243,7 @@ static int make_any_size(struct vhk_drvq *q, const struct vhk_drvq_options *o, b
 VHK_API int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq **ret_q) {
         struct vhk_frontend_info info = { .size = sizeof(info) };
         struct vhk_drvq_options own;
-        bool wish = o && o->size >= sizeof(own) && o->num;
+        bool wish = o && o->num;
         struct vhk_drvq *q;
 
         int ret = check_features(f, i);

@@ -59,7 +59,7 @@ int vhk_net_control_init(struct vhk_net *n, unsigned index) {
 
 void vhk_net_control_done(struct vhk_net *n) {
         vhk_drvwait_done(&n->control_wait);
-        n->control = vhk_drvdev_free_ring(&n->d, n->control);
+        n->control = vhk_drvq_free(n->control);
 }
 
 static int wait_ms(const struct vhk_net *n) {

@@ -111,8 +111,8 @@ void vhk_net_queue_done(struct vhk_net_queue *q) {
                 return;
         vhk_drvwait_done(&q->rx_wait);
         vhk_drvwait_done(&q->tx_wait);
-        q->rx = vhk_drvdev_free_ring(&q->n->d, q->rx);
-        q->tx = vhk_drvdev_free_ring(&q->n->d, q->tx);
+        q->rx = vhk_drvq_free(q->rx);
+        q->tx = vhk_drvq_free(q->tx);
         free(q->filled);
         free(q->frame_buffers);
         free(q->iov);

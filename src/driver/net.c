@@ -10,6 +10,8 @@
 #include <endian.h>
 #include <vhostkit/kernel.h>
 
+#include "base/struct.h"
+
 #define F VHK_BIT
 #define OFFLOADS                                                                                                                \
         (VHK_NET_F_CSUM | VHK_NET_F_GUEST_CSUM | VHK_NET_F_GUEST_ECN | VHK_NET_F_HOST_ECN | VHK_NET_GUEST_GSO | VHK_NET_HOST_GSO)
@@ -267,10 +269,8 @@ VHK_API struct vhk_net *vhk_net_close(struct vhk_net *n) {
 }
 
 VHK_API int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i) {
-        struct vhk_net_info i = { .size = ret_i->size };
+        struct vhk_net_info i = { .size = sizeof(i) };
 
-        if (ret_i->size < sizeof(size_t) || ret_i->size > sizeof(i))
-                return -EINVAL;
         vhk_drvdev_look_after(&n->d);
         int k = vhk_drvdev_lock(&n->d);
         if (k < 0)
@@ -286,8 +286,7 @@ VHK_API int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i) {
         i.buffer_size = n->buffer_size;
         vhk_drvdev_unlock(&n->d);
         vhk_drvdev_leave(&n->d);
-        memcpy(ret_i, &i, i.size);
-        return 0;
+        return VHK_STRUCT_GIVE(ret_i, &i);
 }
 
 VHK_API struct vhk_frontend *vhk_net_get_frontend(struct vhk_net *n) {

@@ -75,7 +75,7 @@ void vhk_blk_queue_done(struct vhk_blk_queue *q) {
         if (!q->b)
                 return;
         vhk_drvwait_done(&q->wait);
-        vhk_drvdev_free_ring(&q->b->d, q->ring);
+        vhk_drvq_free(q->ring);
         free(q->cookies);
         free(q->least);
         free(q->free_slots);

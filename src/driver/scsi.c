@@ -10,10 +10,10 @@
 
 #include <poll.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <vhostkit/kernel.h>
 
 #include "base/fd.h"
+#include "base/time.h"
 #include "driver/drvdev.h"
 #include "driver/drvq.h"
 
@@ -188,21 +188,13 @@ VHK_API int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uns
         return k;
 }
 
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Until there is a result, or nothing is in flight any more; at most until @end. 1, 0, or -EPIPE */
 static int wait_for_result(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uint64_t end) {
         struct pollfd p = { .fd = s->epoll_fd, .events = POLLIN };
-        uint64_t now;
         int k;
 
-        while ((k = reap(s, ret_r, 1)) == 0 && s->n_free != s->num && (now = now_ns()) < end)
-                poll(&p, 1, (int)VHK_MIN((end - now) / 1000000 + 1, (uint64_t)60000));
+        while ((k = reap(s, ret_r, 1)) == 0 && s->n_free != s->num && vhk_now_ns() < end)
+                poll(&p, 1, vhk_poll_timeout_ms(end));
         return k;
 }
 
@@ -227,10 +219,8 @@ static int give_up(struct vhk_scsi *s) {
 }
 
 static int execute(struct vhk_scsi *s, const struct vhk_scsi_command *c, struct vhk_scsi_result *ret_r) {
-        uint64_t end;
+        uint64_t end = vhk_time_after(vhk_now_ns(), s->d.limit_ns);
 
-        if (vhk_add_overflows(now_ns(), s->d.limit_ns, &end))
-                end = UINT64_MAX;
         int k = wait_idle(s, ret_r, end);
         if (k == 0)
                 k = vhk_scsi_submit(s, c, NULL);
@@ -308,7 +298,7 @@ static void stop_rings(struct vhk_drvdev *d) {
         struct vhk_scsi *s = scsi_of(d);
 
         for (unsigned i = 0; i < N_RINGS; i++)
-                s->q[i] = vhk_drvdev_free_ring(d, s->q[i]);
+                s->q[i] = vhk_drvq_free(s->q[i]);
         free(s->pending);
         free(s->free);
         s->pending = NULL;

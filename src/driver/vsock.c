@@ -736,7 +736,7 @@ static void stop_rings(struct vhk_drvdev *d) {
         struct vhk_vsock *v = vsock_of(d);
 
         for (unsigned i = 0; i < N_RINGS; i++)
-                v->q[i] = vhk_drvdev_free_ring(d, v->q[i]);
+                v->q[i] = vhk_drvq_free(v->q[i]);
         free(v->free_tx);
         v->free_tx = NULL;
         v->n_free = 0;

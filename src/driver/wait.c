@@ -5,9 +5,9 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
-#include <time.h>
 
 #include "base/fd.h"
+#include "base/time.h"
 
 #define IDLE_LOOKS 4096u                /* empty reaps between two looks at the connection */
 #define SPINS_PER_CLOCK 256u
@@ -108,13 +108,6 @@ int vhk_drvwait_reap_and_arm(struct vhk_drvwait *w, void *ret, unsigned n) {
 
 /* ---- waiting ---- */
 
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 #define NOTHING_MAY_COME (-EAGAIN)
 
 static int look(struct vhk_drvwait *w, void *ret, unsigned n) {
@@ -129,7 +122,7 @@ static int wait_polling(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t d
                 if (k != 0)
                         return k;
                 vhk_cpu_relax();
-                if (spins % SPINS_PER_CLOCK == 0 && now_ns() >= deadline)
+                if (spins % SPINS_PER_CLOCK == 0 && vhk_now_ns() >= deadline)
                         return 0;
                 if (spins % SPINS_PER_YIELD == 0)
                         sched_yield();          /* the device may wait for this very CPU */
@@ -146,15 +139,13 @@ static int wait_sleeping(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t 
                 int k = more ? look(w, ret, n) : 0;
                 if (k != 0)
                         return k;
-                uint64_t now = now_ns();
-                if (now >= deadline)
+                if (vhk_now_ns() >= deadline)
                         return 0;
                 if (w->is_front_busy && look_after(w) < 0)      /* else we are told from now on */
                         return reap_last(w, ret, n);
-                uint64_t ms = VHK_MIN((deadline - now + 999999) / 1000000, (uint64_t)INT32_MAX);
                 p[0].revents = p[1].revents = 0;
                 p[1].fd = w->is_front_busy ? -1 : vhk_frontend_get_fd(w->d->f);
-                if (poll(p, 2, more ? 0 : (int)ms) < 0 && errno != EINTR)
+                if (poll(p, 2, more ? 0 : vhk_poll_timeout_ms(deadline)) < 0 && errno != EINTR)
                         return vhk_errno();
                 if (p[0].revents)
                         vhk_peer_drain(p[0].fd);
@@ -185,7 +176,7 @@ VHK_COLD int vhk_drvwait_some(struct vhk_drvwait *w, void *ret, unsigned n, int 
                 return reap_last(w, ret, n);
         if (timeout_ms == 0 || !w->may_come(w->q))
                 return 0;
-        uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : now_ns() + (uint64_t)timeout_ms * 1000000;
+        uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : vhk_time_after(vhk_now_ns(), (uint64_t)timeout_ms * 1000000);
         k = w->polling ? wait_polling(w, ret, n, deadline) : wait_sleeping(w, ret, n, deadline);
         restore_fd(w, k, n);
         return k == NOTHING_MAY_COME ? 0 : k;

@@ -8,11 +8,6 @@ int vhk_frontend_fail_final(struct vhk_frontend *f) {
         return -EPIPE;
 }
 
-void vhk_frontend_set_limits(struct vhk_frontend *f, uint64_t limit_ns, uint64_t reconnect_ns) {
-        f->options.limit_ns = limit_ns;
-        f->options.reconnect_ns = reconnect_ns;
-}
-
 bool vhk_frontend_has_features(const struct vhk_frontend *f) {
         return f->has_features;
 }

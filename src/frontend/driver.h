@@ -12,8 +12,6 @@ int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const 
 bool vhk_frontend_is_final(const struct vhk_frontend *f);
 /* ... then the error says again why. Returns -EPIPE. */
 int vhk_frontend_fail_final(struct vhk_frontend *f);
-/* Limits of all further calls. @reconnect_ns 0: a back-end that is looked for now has gone permanently. */
-void vhk_frontend_set_limits(struct vhk_frontend *f, uint64_t limit_ns, uint64_t reconnect_ns);
 /* Was vhk_frontend_set_features() successful? */
 bool vhk_frontend_has_features(const struct vhk_frontend *f);
 /* Generation of @m that the back-end knows; 0: it does not know @m. */
