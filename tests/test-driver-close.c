@@ -3,8 +3,9 @@
  * How the drivers of whole devices end: closed from inside of a callback, with a back-end that has gone or does not answer; and how a queue waits
  * while another thread is in the front-end.
  */
-#include <endian.h>
 #include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 
 #include "base/base.h"
@@ -276,6 +277,19 @@ TEST(closing_waits_for_a_silent_device_once) {
 
 /* ---- another thread is in the front-end ---- */
 
+/* Accepts, and does not answer: the search for a back-end gets as far as the handshake. */
+static int listen_silently(void) {
+        struct sockaddr_un a = { .sun_family = AF_UNIX };
+        int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        CHECK(s >= 0);
+        unlink(ends.front);
+        snprintf(a.sun_path, sizeof(a.sun_path), "%s", ends.front);
+        CHECK_OK(bind(s, (const struct sockaddr *)&a, sizeof(a)));
+        CHECK_OK(listen(s, 100));
+        return s;
+}
+
 static bool stays;                      /* atomic */
 
 static void *stay_in_front_end(void *arg) {
@@ -294,8 +308,10 @@ TEST(a_queue_sleeps_while_another_thread_is_in_the_front_end) {
         begin(2, open_blk);
         CHECK_EQ(submit(1), 1);
         stop_back_end();
+        struct pollfd silent = { .fd = listen_silently(), .events = POLLIN };
         __atomic_store_n(&stays, true, __ATOMIC_RELEASE);
         CHECK_EQ(pthread_create(&thread, NULL, stay_in_front_end, NULL), 0);
+        CHECK_EQ(poll(&silent, 1, 20000), 1);                           /* it is in there */
         uint64_t cpu = now(CLOCK_THREAD_CPUTIME_ID);
         CHECK_EQ(vhk_blk_reap(blk_queue(1), &done, 1, 1500), 0);
         cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu;
@@ -308,6 +324,8 @@ TEST(a_queue_sleeps_while_another_thread_is_in_the_front_end) {
                 }
         __atomic_store_n(&stays, false, __ATOMIC_RELEASE);
         pthread_join(thread, NULL);
+        close(silent.fd);
+        unlink(ends.front);
         CHECK_MSG(cpu < S / 10, "%llu ms of CPU", (unsigned long long)cpu / 1000000);
         CHECK_MSG(n_wake_ups < 100, "%u wake-ups", n_wake_ups);
         end();
