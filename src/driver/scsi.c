@@ -12,8 +12,8 @@
 #include <sys/epoll.h>
 #include <vhostkit/kernel.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
-#include "base/time.h"
 #include "driver/drvdev.h"
 #include "driver/drvq.h"
 

@@ -6,8 +6,8 @@
 #include <sched.h>
 #include <sys/epoll.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
-#include "base/time.h"
 
 #define IDLE_LOOKS 4096u                /* empty reaps between two looks at the connection */
 #define SPINS_PER_CLOCK 256u
