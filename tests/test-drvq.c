@@ -52,12 +52,12 @@ static void await(struct vhk_drvq *q) {
 }
 
 TEST(the_default_size_is_one_that_the_device_takes) {
-        struct vhk_drvq_options large = { .size = sizeof(large), .num = 2 * DEVICE_QUEUE_SIZE };
+        struct vhk_drvq_options large = { .size = sizeof(large), .num = 2048 };
         struct vhk_drvq *q;
 
         begin(0);
         CHECK_OK(vhk_drvq_new(ends.f, m, 0, NULL, &q));
-        CHECK_EQ(vhk_drvq_get_size(q), DEVICE_QUEUE_SIZE);
+        CHECK(vhk_drvq_get_size(q) <= 128);
         struct iovec v = { NULL, 64 };
         CHECK_OK(vhk_memory_alloc(m, 4096, &v.iov_base));
         CHECK_OK(vhk_frontend_set_memory(ends.f, m));
@@ -125,6 +125,30 @@ TEST(rings_that_are_not_split_are_refused) {
                 m = vhk_memory_free(m);
                 fake_stop(&fake);
         }
+}
+
+TEST(without_a_wish_smaller_rings_are_tried) {
+        struct vhk_frontend_options o = { .size = sizeof(o), .has_fd = 1, .limit_ns = 10000000000 };
+        static struct fake fake;
+        struct vhk_drvq *q;
+        struct vhk_error e;
+        int s[2];
+
+        fake_init(&fake);
+        fake.state.features_offered |= VERSION_1;
+        CHECK_OK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s));
+        fake_start(&fake, s[1]);
+        o.fd = s[0];
+        CHECK_MSG(vhk_frontend_open(NULL, &o, &ends.f, &e) == 0, "%s", e.text);
+        CHECK_OK(vhk_frontend_set_features(ends.f, VERSION_1));
+        CHECK_OK(vhk_memory_new(&m));
+        fake.mischief = REFUSES;
+        fake.at = VHK_FE_SET_VRING_NUM;
+        CHECK_EQ(vhk_drvq_new(ends.f, m, 0, NULL, &q), -EREMOTEIO);
+        ends.f = vhk_frontend_close(ends.f);
+        m = vhk_memory_free(m);
+        fake_stop(&fake);
+        CHECK_EQ(fake.count[VHK_FE_SET_VRING_NUM], 7);          /* 128 to 2 */
 }
 
 TEST(a_freed_ring_gives_its_memory_to_the_next) {
