@@ -75,11 +75,13 @@ class VhkBlk(Backend):
     cache = "back"
 
     def __init__(self, lab, image, queues=1, readonly=False, serial=None, block_size=512,
-                 options=(), name="vhk-blk", env=None):
+                 options=(), name="vhk-blk", env=None, before=()):
+        """@queues, @block_size None: its default; @before: a program that starts it (strace)."""
         self.serial = serial or ""
         socket = lab.path(f"{name}.sock")
-        argv = [lab.program("vhk-blk"), f"--socket-path={socket}", f"--blk-file={image}",
-                f"--num-queues={queues}", f"--logical-block-size={block_size}"]
+        argv = [*before, lab.program("vhk-blk"), f"--socket-path={socket}", f"--blk-file={image}"]
+        argv += [f"--num-queues={queues}"] if queues else []
+        argv += [f"--logical-block-size={block_size}"] if block_size else []
         argv += ["--read-only"] if readonly else []
         argv += [f"--serial={serial}"] if serial else []
         super().__init__(lab, argv + list(options), name, socket, env)

@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import backends
+import disks
 import display
 import kernel
 import memory
@@ -432,6 +433,7 @@ def front_busy(lab):
 
 recordings.register(scenario)
 display.register(scenario)
+disks.register(scenario)
 
 migration.register(scenario)
 memory.register(scenario)
