@@ -166,7 +166,7 @@ static void on_stop(struct vhk_post *p) {
                 end(b);
                 return;
         }
-        b->stop_deadline = vhk_now() + b->stop_limit;
+        b->stop_deadline = vhk_now_ns() + b->stop_limit;
         if (b->state == VHK_BACKEND_SERVING)
                 vhk_session_close(b, b->stop_how);
         if (b->state == VHK_BACKEND_CLOSING)
@@ -190,10 +190,10 @@ static void on_timer(void *arg) {
                 vhk_session_on_timer(b);
                 break;
         case VHK_BACKEND_CLOSING:
-                if (b->stopping && vhk_now() >= b->stop_deadline)
+                if (b->stopping && vhk_now_ns() >= b->stop_deadline)
                         give_up(b);
                 else if (b->stopping)
-                        vhk_timer_set(b->timer, b->stop_deadline - vhk_now());
+                        vhk_timer_set(b->timer, b->stop_deadline - vhk_now_ns());
                 break;
         default:
                 break;

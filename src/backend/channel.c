@@ -22,7 +22,7 @@ static struct vhk_channel_request *nth(struct vhk_channel *c, uint32_t i) {
 /* ---- the time limit ---- */
 
 static void set_timer(struct vhk_channel *c) {
-        uint64_t now = vhk_now(), ns = 0;
+        uint64_t now = vhk_now_ns(), ns = 0;
 
         for (uint32_t i = 0; i < c->n; i++)
                 if (nth(c, i)->done) {
@@ -34,7 +34,7 @@ static void set_timer(struct vhk_channel *c) {
 
 static void on_timer(void *arg) {
         struct vhk_channel *c = arg;
-        uint64_t now = vhk_now();
+        uint64_t now = vhk_now_ns();
 
         for (uint32_t i = 0; i < c->n && nth(c, i)->deadline <= now; i++) {
                 vhk_channel_fn done = VHK_STEAL(nth(c, i)->done);
@@ -148,7 +148,7 @@ int vhk_channel_send(struct vhk_channel *c, uint32_t id, const void *payload, ui
         }
         if (!waits)
                 return 1;
-        *nth(c, c->n++) = (struct vhk_channel_request){ .header = h, .done = done, .arg = arg, .deadline = vhk_now() + c->b->limit_ns };
+        *nth(c, c->n++) = (struct vhk_channel_request){ .header = h, .done = done, .arg = arg, .deadline = vhk_now_ns() + c->b->limit_ns };
         set_timer(c);
         return 0;
 }

@@ -57,7 +57,7 @@ static void acknowledge(struct vhk_backend *b, uint32_t request, bool ok) {
  * is ignored without an answer costs no more than other messages, and is not counted. */
 static void count_refusal(struct vhk_backend *b) {
         struct vhk_session *s = &b->session;
-        uint64_t now = vhk_now();
+        uint64_t now = vhk_now_ns();
 
         if (now - s->refusals_since >= REFUSALS_NS) {
                 s->refusals_since = now;
@@ -155,7 +155,7 @@ int vhk_token_take(struct vhk_backend *b, const struct vhk_call *c, void (*finis
                 b->token.row = c->row;
         }
         b->token.finish = finish;
-        b->token.deadline = vhk_now() + b->limit_ns;
+        b->token.deadline = vhk_now_ns() + b->limit_ns;
         b->carrier->watch(b);
         return VHK_CALL_LATER;
 }
@@ -179,7 +179,7 @@ void vhk_token_check(struct vhk_backend *b) {
                 vhk_session_collect(b, i);
         if (!vhk_ring_waits(b)) {
                 b->token.finish(b, 0);
-        } else if (vhk_now() >= b->token.deadline) {
+        } else if (vhk_now_ns() >= b->token.deadline) {
                 vhk_refuse(b, -ETIMEDOUT, "backend.time-limit", "requests were in flight, or a worker was busy, for longer than %llu ms",
                            (unsigned long long)(b->limit_ns / 1000000));
                 b->token.finish(b, -ETIMEDOUT);

@@ -97,7 +97,7 @@ static bool is_awaited(const struct vhk_display_errand *e) {
 }
 
 static void set_timer(struct vhk_display *d) {
-        uint64_t now = vhk_now(), ns = 0;
+        uint64_t now = vhk_now_ns(), ns = 0;
 
         for (struct vhk_display_errand *e = d->waiting; e && !ns; e = e->next)
                 if (is_awaited(e))
@@ -107,7 +107,7 @@ static void set_timer(struct vhk_display *d) {
 
 static void on_timer(void *arg) {
         struct vhk_display *d = arg;
-        uint64_t now = vhk_now();
+        uint64_t now = vhk_now_ns();
 
         for (struct vhk_display_errand *e = d->waiting; d->is_open && e && e->deadline <= now; e = e->next) {
                 if (!is_awaited(e))
@@ -158,7 +158,7 @@ static void send_errand(struct vhk_display *d, struct vhk_display_errand *e) {
         vhk_conn_queue(&d->conn, VHK_STEAL(e->out));
         e->payload = NULL;
         if (waits) {
-                e->deadline = vhk_now() + d->b->limit_ns;
+                e->deadline = vhk_now_ns() + d->b->limit_ns;
                 *d->waiting_tail = e;
                 d->waiting_tail = &e->next;
                 d->n_waiting++;

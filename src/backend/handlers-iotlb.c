@@ -74,7 +74,7 @@ static void give_up(struct vhk_backend *b, unsigned i, const char *why) {
 }
 
 static void set_timer(struct vhk_backend *b) {
-        uint64_t now = vhk_now(), first = UINT64_MAX;
+        uint64_t now = vhk_now_ns(), first = UINT64_MAX;
 
         for (unsigned i = 0; i < b->n_queues; i++)
                 if (b->session.rings[i].miss.is_due)
@@ -88,7 +88,7 @@ static void set_timer(struct vhk_backend *b) {
 
 void vhk_iotlb_on_timer(void *arg) {
         struct vhk_backend *b = arg;
-        uint64_t now = vhk_now();
+        uint64_t now = vhk_now_ns();
 
         for (unsigned i = 0; i < b->n_queues && b->state == VHK_BACKEND_SERVING; i++)
                 if (b->session.rings[i].miss.is_due && b->session.rings[i].miss.deadline <= now)
@@ -144,7 +144,7 @@ void vhk_iotlb_missed(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned
         (void)vhk_ring_event(b, i, VHK_RING_EVENT_MISS);
         if (r->miss.is_due && r->miss.iova == iova && r->miss.perm == perm)
                 return;
-        r->miss = (struct vhk_ring_miss){ .is_due = true, .iova = iova, .perm = (uint8_t)perm, .deadline = vhk_now() + b->limit_ns };
+        r->miss = (struct vhk_ring_miss){ .is_due = true, .iova = iova, .perm = (uint8_t)perm, .deadline = vhk_now_ns() + b->limit_ns };
         ask(b, i);
         set_timer(b);
 }

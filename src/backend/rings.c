@@ -139,6 +139,7 @@ static int make_setup(struct vhk_backend *b, unsigned i, const struct vhk_ring_c
                 .desc = areas->desc,
                 .avail = areas->avail,
                 .used = areas->used,
+                .views = { areas->views[0], areas->views[1], areas->views[2] },
                 .stalled = areas->stalled,
                 .num = (uint16_t)r->num,
                 .enabled = r->enabled,

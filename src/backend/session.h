@@ -16,7 +16,7 @@
 #include "base/base.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "base/time.h"
+#include "base/clock.h"
 #include "mem/mem.h"
 #include "ring/inflight.h"
 #include "ring/ring.h"

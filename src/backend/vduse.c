@@ -374,7 +374,7 @@ static void started(struct vhk_backend *b, int error) {
                 return;
         }
         b->token.finish = start_undone;
-        b->token.deadline = vhk_now() + b->limit_ns;
+        b->token.deadline = vhk_now_ns() + b->limit_ns;
         undo_start(b);
         vhk_token_check(b);
 }

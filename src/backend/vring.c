@@ -14,7 +14,7 @@
 #include <sys/epoll.h>
 
 #include "backend/vring.h"
-#include "base/time.h"
+#include "base/clock.h"
 
 #define POLL_NS 1000000u
 #define IDLE_KICKS_MAX 64       /* a kick descriptor that is ready but empty so often is no kick descriptor */
@@ -71,7 +71,7 @@ static void run(struct vhk_vring *v) {
                         break;
                 if (start && before == vhk_queue_get_position(v->queue))
                         break;
-                uint64_t now = vhk_now();
+                uint64_t now = vhk_now_ns();
                 if (start && now - start >= VHK_WORK_NS) {
                         v->again = true;
                         break;

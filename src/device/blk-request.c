@@ -416,7 +416,7 @@ static unsigned blk_begin_burst(struct blk_queue *bq, struct vhk_req *const *r, 
                         blk_begin(bq, r[i], b);
                 else
                         vhk_queue_push(bq->q, r[i], blk_answer(r[i], b, status));
-                if (!bq->engine->kick && i % 4 == 3 && i + 1 < n && vhk_now() - begin > VHK_WORK_NS) {
+                if (!bq->engine->kick && i % 4 == 3 && i + 1 < n && vhk_now_ns() - begin > VHK_WORK_NS) {
                         vhk_queue_unpop(bq->q, n - i - 1);
                         return i + 1;
                 }
@@ -447,7 +447,7 @@ VHK_HOT void blk_queue_run(struct vhk_blkdev *d, struct vhk_queue *q) {
                 blk_prefetch(r, (unsigned)n);
                 measured |= n > 1;
                 if (measured && !start)
-                        start = begin = vhk_now();
+                        start = begin = vhk_now_ns();
                 unsigned done = blk_begin_burst(bq, r, (unsigned)n, begin);
                 blk_wake(bq);
                 if (bq->engine->kick)
@@ -459,7 +459,7 @@ VHK_HOT void blk_queue_run(struct vhk_blkdev *d, struct vhk_queue *q) {
                         measured = true;        /* from the second one on */
                         continue;
                 }
-                uint64_t now = vhk_now();
+                uint64_t now = vhk_now_ns();
                 blk_set_burst(bq, done, now - begin);
                 if (now - start >= VHK_WORK_NS)
                         return;

@@ -195,8 +195,8 @@ static unsigned blk_uring_work(struct blk_uring *e) {
         do {
                 blk_uring_enter(e);
                 if (++rounds == 2)
-                        start = vhk_now();
-                else if (rounds > 2 && vhk_now() - start >= VHK_WORK_NS)
+                        start = vhk_now_ns();
+                else if (rounds > 2 && vhk_now_ns() - start >= VHK_WORK_NS)
                         break;
                 n = blk_uring_reap(e);
                 total += n;

@@ -16,7 +16,7 @@
 
 #include "base/base.h"
 #include "base/log.h"
-#include "base/time.h"
+#include "base/clock.h"
 
 #define BLK_SECTOR 512u
 #define BLK_SERIAL_LEN 20u

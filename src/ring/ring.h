@@ -101,7 +101,7 @@ struct vhk_queue *vhk_queue_free(struct vhk_queue *q);          /* none in fligh
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used);
 /* home; a running ring goes over to @c (takes a reference), between two bursts. num does not change; without areas (desc, avail,
  * used NULL) the ring's own memory is gone: BROKEN. A new call descriptor is signalled once: what was published may not have
- * seen. A ring that was enabled may have work: run it. A snapshot that extends the former (vhk_memmap_extends()) is not another; with
+ * been seen. A ring that was enabled may have work: run it. A snapshot that extends the former (vhk_memmap_extends()) is not another; with
  * @c->stalled requests in flight are still published where the areas were, then these are let go. 0: vhk_queue_is_quiesced();
  * 1: not yet, ops->settled comes when it is */
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
@@ -117,7 +117,7 @@ int vhk_queue_drain(struct vhk_queue *q, bool recovered);
 bool vhk_queue_is_drained(const struct vhk_queue *q);
 /* home; it drains, and recovered requests that were not popped are wanted */
 bool vhk_queue_is_recovering(const struct vhk_queue *q);
-/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE); ops->broken is called */
+/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE, VHK_RING_TRANSLATION ...); ops->broken is called */
 void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule);
 /* home; none in flight: -> STOPPED, gives up its config; returns the next available index (also of a BROKEN ring) */
 uint16_t vhk_queue_stop(struct vhk_queue *q);
