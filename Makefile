@@ -3,7 +3,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: all setup demo check check-lab check-kernel bench coverage soak install clean help
+.PHONY: all setup demo check check-lab check-kernel check-interop bench coverage soak install clean help
 
 all: setup
 	@ninja -C $(BUILD)
@@ -29,6 +29,10 @@ check-lab: all          # the real guests alone
 check-kernel: all       # the guests in which our programs meet the kernel's own vhost, vDPA and VDUSE
 	@tools/need build check
 	@tools/check native-build kernel
+
+check-interop: all      # the programs and crates of a Debian 13 tree
+	@tools/need build check
+	@tools/check native-build interop
 
 bench:                  # the ring, and the null device against qemu-storage-daemon
 	@tools/need build bench

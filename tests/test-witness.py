@@ -17,7 +17,7 @@ sys.dont_write_bytecode = True
 import traces                                       # noqa: E402
 
 OURS = ("vhk", "vhk_net", "vhk-blk", "any-device", "gpu-window")
-ORDER = ("QEMU", "UML", "qemu-storage-daemon", "vhost-user-gpu", "DPDK")
+ORDER = ("QEMU", "UML", "qemu-storage-daemon", "vhost-user-gpu", "DPDK", "rust-vhost")
 SET_MEM_TABLE, POSTCOPY_LISTEN, POSTCOPY_END = 5, 29, 30
 
 

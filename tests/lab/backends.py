@@ -15,6 +15,7 @@ import time
 from lab import Child, Fail, Skip, check_sanitizers, need, tail
 from proxy import Proxy
 
+TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 START_LIMIT = 10
 STOP_LIMIT = 10
 LISTENING = 0x10000     # __SO_ACCEPTCON in /proc/net/unix
@@ -132,6 +133,23 @@ class VhkRng(Backend):
         socket = lab.path(f"{name}.sock")
         argv = [lab.program("vhk-rng"), f"--socket-path={socket}"]
         super().__init__(lab, argv, name, socket)
+
+
+class Readme(Backend):
+    """The README's second program."""
+    kind = "vhk"
+
+    def __init__(self, lab):
+        socket, source, program = lab.path("dice.sock"), lab.path("dice.c"), lab.path("dice")
+        build = os.path.join(lab.bindir, "..")
+        with open(os.path.join(TOP, "README.md")) as f:
+            text = re.findall(r"```c\n(.*?)```", f.read(), re.S)[1]
+        with open(source, "w") as f:
+            f.write(text)
+        libs = [os.path.join(build, "src/daemon"), os.path.join(build, "src")]
+        lab.call([need("cc", "gcc"), source, "-o", program, f"-I{TOP}/include", *(f"-L{d}" for d in libs), *(f"-Wl,-rpath,{d}" for d in libs),
+                  "-lvhostkit-daemon", "-lvhostkit"])
+        super().__init__(lab, [program, f"--socket-path={socket}"], "dice", socket)
 
 
 BLK = {"vhk": VhkBlk, "qsd": QsdBlk}

@@ -91,6 +91,7 @@ class Lab:
         self.verbose = verbose
         self.traces = None      # a directory: recordings are written there
         self.record = False     # write down whom the scenario met
+        self.tree = None        # the Debian 13 tree, where the scenario runs in it
         self.proxies = None     # a list: every back-end gets a proxy, which is entered here
         self.children = []
         self.backends = []      # those that should be serving

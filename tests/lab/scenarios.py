@@ -2,6 +2,7 @@
 """The scenarios, by name.  Each is a function of a Lab that returns or raises Fail or Skip."""
 
 import collections
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import time
 import backends
 import disks
 import display
+import interop
 import kernel
 import memory
 import migration
@@ -24,13 +26,14 @@ from lab import Fail, Skip, need
 from machines import Qemu, Uml, vhost_user_device
 
 MIB = 1 << 20
-Scenario = collections.namedtuple("Scenario", "name run backend default")
+# interop: in the Debian 13 tree; peer: whom it meets there (interop.PEERS)
+Scenario = collections.namedtuple("Scenario", "name run backend default interop peer", defaults=(False, None))
 TABLE = []
 
 
-def scenario(name, backend="vhk", default=True):
+def scenario(name, backend="vhk", default=True, **more):
     def add(function):
-        TABLE.append(Scenario(name, function, backend, default))
+        TABLE.append(Scenario(name, function, backend, default, **more))
         return function
     return add
 
@@ -311,6 +314,16 @@ def qemu_rng(lab):
     source.stop()
 
 
+@scenario("qemu-rng-readme")
+def qemu_rng_readme(lab):
+    """The README's device in 20 lines, as a reader would compile it."""
+    if lab.backend != "vhk":
+        raise Skip("qemu-storage-daemon serves no rng device")
+    source = backends.Readme(lab)
+    Qemu(lab, "dice", vhost_user_device("rng", source.socket)).wait()
+    source.stop()
+
+
 # ---- our front-end, on qemu-storage-daemon's back-end and on ours ----
 
 def front_end(name):
@@ -438,5 +451,6 @@ disks.register(scenario)
 migration.register(scenario)
 memory.register(scenario)
 kernel.register(scenario)
+interop.register(functools.partial(scenario, interop=True), list(TABLE))
 
 BY_NAME = {s.name: s for s in TABLE}
