@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -185,6 +186,23 @@ static void spawn(void) {
                 fail("fork: %s", strerror(errno));
 }
 
+/* Does it handle SIGTERM yet? A process that has just begun dies of it. */
+static bool handles_sigterm(void) {
+        uint64_t blocked = 0, caught = 0;
+        char path[40], line[256];
+        FILE *f;
+
+        snprintf(path, sizeof(path), "/proc/%d/status", (int)daemon_pid);
+        f = fopen(path, "re");
+        while (f && fgets(line, sizeof(line), f)) {
+                sscanf(line, "SigBlk: %" SCNx64, &blocked);
+                sscanf(line, "SigCgt: %" SCNx64, &caught);
+        }
+        if (f)
+                fclose(f);
+        return (blocked | caught) >> (SIGTERM - 1) & 1;
+}
+
 static void bury(int how) {
         int status;
 
@@ -228,7 +246,7 @@ static unsigned kill_it(void) {
         unsigned done = 0;
 
         while (done < n_kills && !failed && now_s() < begin + n_seconds) {
-                bool works = wait_for_a_moment(&random), asked = works && random_next(&random) % 10 == 0;
+                bool works = wait_for_a_moment(&random), asked = works && random_next(&random) % 10 == 0 && handles_sigterm();
                 bury(asked ? SIGTERM : SIGKILL);        /* asked, it finishes what it has and ends well; its successor is no less welcome */
                 done += !asked;
                 sleep_us(random_next(&random) % 4000);
