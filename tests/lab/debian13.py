@@ -59,10 +59,10 @@ export PATH={PATH} HOME=/root
 exec chroot . sh -c 'umount -l /mnt; cd "$0" 2>/dev/null; exec "$@"' "$here" "$@"
 """
 
-INSTALL = f"""set -e
+INSTALL = """set -e
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -q -y --no-install-recommends {' '.join(PACKAGES)}
+apt-get install -q -y --no-install-recommends "$@"
 apt-get clean
 rm -rf /var/lib/apt/lists/*
 """
@@ -100,7 +100,7 @@ def _proxy(settings):
     return {"http_proxy": found[1]} if found and "http_proxy" not in os.environ else {}
 
 
-def _make(directory):
+def _make(directory, packages):
     if os.geteuid() != 0:
         raise Skip("the Debian 13 tree is made and entered by root only")
     debootstrap = need("debootstrap", "debootstrap")
@@ -118,14 +118,14 @@ def _make(directory):
     _write(f"{tree}/etc/dpkg/dpkg.cfg.d/80lean", DPKG)
     _write(f"{tree}/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
     _write(f"{work}/enter", ENTER, 0o755)
-    _run(f"{work}/enter", tree, "--", "sh", "-c", INSTALL, what="apt-get in the Debian 13 tree")
-    _write(f"{work}/made-of", _recipe())
+    _run(f"{work}/enter", tree, "--", "sh", "-c", INSTALL, "install", *packages, what="apt-get in the Debian 13 tree")
+    _write(f"{work}/made-of", _recipe(packages))
     shutil.rmtree(directory, ignore_errors=True)
     os.rename(work, directory)
 
 
-def _recipe():
-    return "\n".join((SUITE, *PACKAGES, DPKG, ENTER))
+def _recipe(packages):
+    return "\n".join((SUITE, *packages, DPKG, ENTER, INSTALL))
 
 
 def _write(path, text, mode=0o644):
@@ -137,20 +137,21 @@ def _write(path, text, mode=0o644):
 class Tree:
     """The tree, made if need be."""
 
-    def __init__(self, cache):
+    def __init__(self, cache, name="debian13", packages=PACKAGES):
         self.cache = os.path.abspath(cache)
-        self.directory = os.path.join(self.cache, "debian13")
+        self.packages = packages
+        self.directory = os.path.join(self.cache, name)
         self.root = os.path.join(self.directory, "tree")
-        with locked(self.cache, "debian13.lock"):
+        with locked(self.cache, f"{name}.lock"):
             if not self._is_current():
-                _make(self.directory)
+                _make(self.directory, packages)
         if os.geteuid() != 0:
             raise Skip("the Debian 13 tree is made and entered by root only")
 
     def _is_current(self):
         try:
             with open(os.path.join(self.directory, "made-of")) as f:
-                return f.read() == _recipe()
+                return f.read() == _recipe(self.packages)
         except FileNotFoundError:
             return False
 
@@ -176,7 +177,7 @@ class Tree:
 
     def _built(self, source, argv, where):
         kept = os.path.join(self.cache, f"debian13-{os.path.basename(source)}")
-        digest = _digest(source) + _recipe()
+        digest = _digest(source) + _recipe(self.packages)
         with locked(self.cache, "debian13-build.lock"):
             stamp = os.path.join(kept, "made-of")
             if not (os.path.exists(stamp) and open(stamp).read() == digest):

@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import random
+import shutil
 import socket
 import threading
 import time
@@ -229,6 +230,29 @@ def passt(lab):
     card.stop()
 
 
+# ---- our own build ----
+
+# A test that lacks a tool is skipped there, whatever CI says.
+BUILD = """set -e
+cd /root/vhostkit
+unset CI
+make
+make demo
+tools/check native
+"""
+
+
+def bare_build(lab):
+    """A clone is built, shown and tested where there is nothing but git, make and python3."""
+    tree = Tree(lab.cache, "debian13-bare", ("git", "make", "python3"))
+    clone = os.path.join(tree.root, "root/vhostkit")
+    shutil.rmtree(clone, ignore_errors=True)
+    lab.call([need("git", "git"), "clone", "--quiet", os.path.realpath(backends.TOP), clone])
+    said = lab.call(tree.argv([], "sh", "-c", BUILD), timeout=3600, name="build")
+    lab.note(said.splitlines()[-1])
+    shutil.rmtree(clone)
+
+
 # ---- versions ----
 
 def versions():
@@ -268,6 +292,7 @@ def register(scenario, others):
         scenario(name, backend=backend, default=default, peer=peer)(with_tree(run))
 
     add("debian13-versions", None, check_versions)
+    scenario("debian13-build", default=False)(bare_build)
     add("rust-front-end", "vhost", rust_front_end)
     add("rust-null-disk", "vhost-user-backend", rust_null_disk, backend="rust")
     for queues in (1, 4):
