@@ -115,8 +115,10 @@ static void on_channel(void *arg, uint32_t events) {
                 vhk_channel_close(c);
         } else if (c->is_open) {
                 vhk_inband_resume(c->b);
-                set_timer(c);
+                vhk_host_send_change(&c->b->host);
         }
+        if (c->is_open)
+                set_timer(c);
 }
 
 /* ---- requests ---- */
@@ -161,20 +163,30 @@ void vhk_channel_init(struct vhk_channel *c, struct vhk_backend *b) {
 
 int vhk_channel_open(struct vhk_channel *c, int fd) {
         VHK_AUTOCLOSE int owned = fd;
+        struct vhk_watch *watch = NULL;
+        struct vhk_timer *timer = NULL;
+        struct vhk_conn conn;
 
         if (vhk_sock_classify(fd, NULL) != 0)
                 return -EINVAL;
-        vhk_channel_close(c);
-        int k = vhk_conn_init(&c->conn, VHK_STEAL_FD(owned));
-        if (k < 0)
-                return k;
+        int ret = vhk_conn_init(&conn, VHK_STEAL_FD(owned));
+        if (ret < 0)
+                return ret;
+        ret = vhk_worker_timer(c->b->o.control, on_timer, c, &timer);
+        if (ret >= 0)
+                ret = vhk_worker_watch(c->b->o.control, conn.fd, EPOLLIN, on_channel, c, &watch);
+        if (ret < 0) {
+                vhk_timer_free(timer);
+                vhk_conn_done(&conn);
+                return ret;
+        }
+        vhk_channel_close(c);           /* the former one, now that nothing can fail any more */
+        c->conn = conn;
+        c->conn.out_tail = &c->conn.out_head;
+        c->timer = timer;
+        c->watch = watch;
         c->is_open = true;
-        k = vhk_worker_timer(c->b->o.control, on_timer, c, &c->timer);
-        if (k >= 0)
-                k = vhk_worker_watch(c->b->o.control, c->conn.fd, EPOLLIN, on_channel, c, &c->watch);
-        if (k < 0)
-                vhk_channel_close(c);
-        return k;
+        return 0;
 }
 
 void vhk_channel_close(struct vhk_channel *c) {

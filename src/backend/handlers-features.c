@@ -83,7 +83,9 @@ int vhk_on_GET_QUEUE_NUM(struct vhk_backend *b, const struct vhk_p_none *p, stru
 
 int vhk_on_SET_BACKEND_REQ_FD(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
         int k = vhk_host_set_channel(&b->host, VHK_STEAL_FD(c->fds[0]));
+        if (k == -EINVAL)
+                return vhk_refuse(b, k, "backend.channel", "the descriptor of the back-end channel is no connected unix stream socket");
         if (k < 0)
-                return vhk_refuse(b, k, "backend.channel", "the back-end channel is no connected unix stream socket");
+                return vhk_refuse(b, k, "backend.channel", "the back-end channel cannot be opened: %s", strerror(-k));
         return 0;
 }

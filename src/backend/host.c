@@ -3,7 +3,8 @@
  * What a device asks of whoever serves it, sent on the back-end channel (channel.c). vhk_host_config_changed(): any thread;
  * the rest on the control worker.
  *
- * Changes are merged: while one is unanswered the next ones wait as one.
+ * Changes are merged: while one is unanswered the next ones wait as one. A change that waits when the front-end replaces its
+ * channel, or when the channel fails, is sent on the next channel of the session.
  *
  * Source: vhost-user, "Back-end message types".
  */
@@ -19,30 +20,39 @@ void vhk_host_update(struct vhk_host *h) {
 
 static void change_answered(struct vhk_backend *b, int error, const void *reply, uint32_t size, int *fd, uint64_t arg) {
         b->host.waits_for_ack = false;
+        if (error == -EPIPE)            /* the channel has gone: it may not have been read */
+                vhk_store_relaxed(&b->host.changed, true);
         vhk_host_send_change(&b->host);
 }
 
 void vhk_host_send_change(struct vhk_host *h) {
-        if (!h->b->channel.is_open)
-                vhk_store_relaxed(&h->changed, false);  /* nobody to tell; a front-end that comes reads the new values */
+        if (h->b->state != VHK_BACKEND_SERVING) {
+                vhk_store_relaxed(&h->changed, false);  /* a front-end that connects later reads the new values */
+                return;
+        }
         if (!vhk_load_relaxed(&h->available) || h->waits_for_ack || !__atomic_exchange_n(&h->changed, false, __ATOMIC_RELAXED))
                 return;
         int k = vhk_channel_send(&h->b->channel, VHK_BE_CONFIG_CHANGE_MSG, NULL, 0, -1, change_answered, 0);
         h->waits_for_ack = k == 0;
+        if (k < 0)                      /* sent again when the channel has room, or on the next one */
+                vhk_store_relaxed(&h->changed, true);
 }
 
 void vhk_host_close_channel(struct vhk_host *h) {
         vhk_channel_close(&h->b->channel);
+        vhk_store_relaxed(&h->changed, false);
 }
 
 int vhk_host_set_channel(struct vhk_host *h, int fd) {
         int k = vhk_channel_open(&h->b->channel, fd);
 
         vhk_host_update(h);
-        if (k >= 0)
-                vhk_iotlb_channel_opened(h->b);
+        if (k < 0)
+                return k;
+        vhk_iotlb_channel_opened(h->b);
         vhk_inband_resume(h->b);
-        return k;
+        vhk_host_send_change(h);
+        return 0;
 }
 
 static void on_changed(struct vhk_post *p) {

@@ -341,6 +341,95 @@ TEST(config_change) {
         rig_close(&r);
 }
 
+static void open_channel(struct rig *r, struct vhk_conn *c, int64_t expected) {
+        int pair[2];
+
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        CHECK_EQ(fe_ask(r, VHK_FE_SET_BACKEND_REQ_FD, NULL, 0, pair[1]), expected);
+        close(pair[1]);
+        CHECK_OK(vhk_conn_init(c, pair[0]));
+}
+
+/* The next message on the channel is a configuration change; it is taken, and not answered. */
+static void expect_change(struct rig *r, struct vhk_conn *c) {
+        int k;
+
+        PUMP_UNTIL(r, (k = vhk_conn_receive(c)) == VHK_CONN_MESSAGE);
+        CHECK_EQ(vhk_decoder_header(&c->in).request, VHK_BE_CONFIG_CHANGE_MSG);
+        vhk_decoder_next(&c->in);
+}
+
+/* One that was sent on the former channel and not acknowledged may not have been read: it is sent again, with what came since. */
+TEST(a_configuration_change_that_waits_is_sent_on_the_next_channel) {
+        static struct rig r;
+        struct vhk_conn a, b, c;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        open_channel(&r, &a, 0);
+        CHECK_OK(vhk_host_config_changed(r.dev.host));
+        expect_change(&r, &a);
+        CHECK_OK(vhk_host_config_changed(r.dev.host));  /* waits for the acknowledgement of the first */
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&a), VHK_CONN_AGAIN);
+        open_channel(&r, &b, 0);
+        expect_change(&r, &b);
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&b), VHK_CONN_AGAIN);
+        CHECK_EQ(vhk_conn_receive(&a), VHK_CONN_EOF);
+        vhk_conn_done(&b);                              /* the front-end closes it, and gives another one later */
+        PUMP_UNTIL(&r, vhk_host_config_changed(r.dev.host) == -EOPNOTSUPP);
+        open_channel(&r, &c, 0);
+        expect_change(&r, &c);
+
+        /* the next front-end has nothing of it: it reads the new values */
+        fe_close(&r);
+        PUMP_UNTIL(&r, r.n_disconnected == 1);
+        vhk_conn_done(&a);
+        vhk_conn_done(&c);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        open_channel(&r, &a, 0);
+        pump(&r);
+        CHECK_EQ(vhk_conn_receive(&a), VHK_CONN_AGAIN);
+        vhk_conn_done(&a);
+        rig_close(&r);
+}
+
+/* Without descriptors: the former one stays in use, and the error is the reason. */
+TEST(a_channel_that_cannot_be_opened_leaves_the_former_one) {
+        static struct rig r;
+        struct rlimit old, few;
+        struct vhk_conn a;
+        int pair[2], fill[64];
+        unsigned n = 0;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        open_channel(&r, &a, 0);
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+        few = (struct rlimit){ .rlim_cur = 60, .rlim_max = old.rlim_max };
+        CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        while (n < VHK_N(fill) && (fill[n] = dup(0)) >= 0)
+                n++;
+        CHECK(n && n < VHK_N(fill));
+        close(fill[--n]);                               /* room for the message's descriptor, and for nothing else */
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_BACKEND_REQ_FD, NULL, 0, pair[1]), 1);
+        while (n)
+                close(fill[--n]);
+        CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+        CHECK(strstr(r.log, strerror(EMFILE)));
+        CHECK_OK(vhk_host_config_changed(r.dev.host));
+        expect_change(&r, &a);
+        close(pair[0]);
+        close(pair[1]);
+        vhk_conn_done(&a);
+        rig_close(&r);
+}
+
 /* ---- front-ends come and go ---- */
 
 TEST(one_after_the_other) {
