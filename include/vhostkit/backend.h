@@ -57,7 +57,8 @@ struct vhk_vduse_options {
  * @control: home of control; required
  * @n_queues: fewer rings than ops->n_queues; 0: all
  * @queue_size_max: entries, a power of two, smaller than the device's number (see struct vhk_device_ops); 0: the device's
- * @protocol_offer: protocol feature bits to offer besides the default ones. XEN_MMAP (17): the longer form of regions is understood, but only plain
+ * @protocol_offer: protocol feature bits to offer besides the default ones. GPA_ADDRESSES (21): not by default, since front-ends on the Rust
+ *      crate vhost 0.16 acknowledge that bit and mean another feature. XEN_MMAP (17): the longer form of regions is understood, but only plain
  *      memory is mapped, foreign and granted pages are refused. PAGEFAULT (8, postcopy) takes the place of CONFIGURE_MEM_SLOTS
  *      (15), needs userfaultfd(2), and is only offered where no ring has control's worker
  * @protocol_no_offer: protocol feature bits not to offer

@@ -22,14 +22,17 @@
 
 #define DEFAULT_PROTOCOL                                                                                                \
         (VHK_BIT(VHK_PF_MQ) | VHK_BIT(VHK_PF_REPLY_ACK) | VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_RESET_DEVICE) |  \
-         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_GPA_ADDRESSES) |                                                   \
-         VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
+         VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_CONFIGURE_MEM_SLOTS) | VHK_BIT(VHK_PF_STATUS))
 #define INFLIGHT_PROTOCOL                                                                                               \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
-/* All that can be offered; besides the above only when asked for. */
+/*
+ * All that can be offered; besides the above only when asked for. GPA_ADDRESSES (21) is among these since front-ends on rust
+ * vhost 0.16 take that bit for SHMEM, acknowledge it, and send user addresses.
+ */
 #define IMPLEMENTED_PROTOCOL                                                                                            \
         (DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT) |                    \
-         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN) | VHK_BIT(VHK_PF_XEN_MMAP) | NOTIFIER_PROTOCOL)
+         VHK_BIT(VHK_PF_INBAND_NOTIFICATIONS) | VHK_BIT(VHK_PF_CROSS_ENDIAN) | VHK_BIT(VHK_PF_XEN_MMAP) |                 \
+         VHK_BIT(VHK_PF_GPA_ADDRESSES) | NOTIFIER_PROTOCOL)
 #define NOTIFIER_PROTOCOL (VHK_BIT(VHK_PF_HOST_NOTIFIER) | VHK_BIT(VHK_PF_BACKEND_SEND_FD))
 #define INBAND_NEEDS (VHK_BIT(VHK_PF_BACKEND_REQ) | VHK_BIT(VHK_PF_REPLY_ACK))
 #define RING_FEATURES                                                                                                   \

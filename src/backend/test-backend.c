@@ -11,7 +11,7 @@ TEST(offers) {
                                                     .protocol_no_offer = VHK_BIT(VHK_PF_STATUS) }, NULL);
         fe_connect(&r);
         CHECK_EQ(fe_get(&r, VHK_FE_GET_FEATURES), (FEATURES | VHK_BIT(5) | VHK_BIT(VHK_F_LOG_ALL)) & ~VHK_BIT(VHK_F_EVENT_IDX));
-        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), (PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) | VHK_BIT(VHK_PF_GPA_ADDRESSES) |
+        CHECK_EQ(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES), (PROTOCOL | VHK_BIT(VHK_PF_LOG_SHMFD) |
                  VHK_BIT(VHK_PF_INFLIGHT_SHMFD) |
                  VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN)) & ~VHK_BIT(VHK_PF_STATUS));
         CHECK_EQ(r.n_connected, 1);
@@ -19,6 +19,18 @@ TEST(offers) {
         CHECK_EQ(r.n_disconnected, 1);
         CHECK_EQ(r.n_ended, 1);
         CHECK_EQ(r.last_error, 0);
+}
+
+/* Front-ends on rust vhost 0.16 acknowledge bit 21 and mean another feature. */
+TEST(guest_addresses_are_offered_only_on_request) {
+        static struct rig r;
+
+        for (unsigned asked = 0; asked < 2; asked++) {
+                rig_open(&r, &(struct vhk_backend_options){ .protocol_offer = asked ? VHK_BIT(VHK_PF_GPA_ADDRESSES) : 0 }, NULL);
+                fe_connect(&r);
+                CHECK_EQ(!!(fe_get(&r, VHK_FE_GET_PROTOCOL_FEATURES) & VHK_BIT(VHK_PF_GPA_ADDRESSES)), asked);
+                rig_close(&r);
+        }
 }
 
 TEST(no_protocol_features_without_bit_30) {

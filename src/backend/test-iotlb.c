@@ -403,7 +403,7 @@ TEST(guest_addresses) {
         struct vhk_p_mem_region_single bad = { .region = { gpa_region(GPA + PAGE) } }, good = { .region = { gpa_region(GPA) } };
 
         for (unsigned platform = 0; platform < 2; platform++) {
-                rig_open(&r, &(struct vhk_backend_options){ .features_offer = PLATFORM }, NULL);
+                rig_open(&r, &(struct vhk_backend_options){ .features_offer = PLATFORM, .protocol_offer = VHK_BIT(VHK_PF_GPA_ADDRESSES) }, NULL);
                 fe_connect(&r);
                 fe_negotiate(&r, FEATURES | (platform ? PLATFORM : 0), PROTOCOL | VHK_BIT(VHK_PF_GPA_ADDRESSES));
                 CHECK_EQ(fe_ask(&r, VHK_FE_ADD_MEM_REG, &bad, sizeof(bad), r.memfd), 1);
