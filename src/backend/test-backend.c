@@ -305,6 +305,32 @@ TEST(memory) {
         rig_close(&r);
 }
 
+/* As many as the rust-vmm crates send. */
+TEST(a_memory_table_may_have_32_regions) {
+        static struct rig r;
+        struct vhk_p_mem_regions t = { .n_regions = 32 };
+        uint64_t x = 9, page = 4096;
+        int fds[33];
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        for (unsigned i = 0; i < 33; i++)
+                fds[i] = r.memfd;
+        t.regions[0] = region(&r, 0, 1 << 20);
+        for (unsigned i = 1; i < 32; i++)
+                t.regions[i] = region(&r, (1 << 20) + i * page, page);
+        fe_send(&r, VHK_FE_SET_MEM_TABLE, VHK_HDR_NEED_REPLY, &t, 8 + 32 * 32, fds, 32);
+        CHECK_EQ(fe_receive(&r, VHK_FE_SET_MEM_TABLE, &x, 8), 8);
+        CHECK_EQ(x, 0);
+        ring_make(&r, 0);
+        ring_set_up(&r, 0, 0);
+        ring_go(&r, 0);
+        ring_add(&r, 0);
+        PUMP_UNTIL(&r, ring_is_idle(&r, 0));
+        rig_close(&r);
+}
+
 /* ---- the back-end channel ---- */
 
 TEST(config_change) {

@@ -120,7 +120,7 @@ static bool is_lent(const struct vhk_vhost_user *u, const struct wanted *w, unsi
 
 static int send_table(struct vhk_vhost_user *u, const struct wanted *w, unsigned n) {
         struct vhk_p_mem_regions p = { .n_regions = n };
-        int fds[VHK_MAX_REGIONS];
+        int fds[VHK_SENT_REGIONS];
 
         if (is_lent(u, w, n))
                 return 0;

@@ -494,7 +494,7 @@ static int ask_sizes(struct vhk_vhost_user *u) {
         int k;
 
         i->n_queues = 1;
-        i->mem_slots = VHK_MAX_REGIONS;
+        i->mem_slots = VHK_SENT_REGIONS;
         u->state.n_queues = MAX_QUEUES;         /* a device of fixed rings need not tell */
         if (vhk_vu_has(u, VHK_PF_MQ)) {
                 k = vhk_vu_get_u64(u, VHK_FE_GET_QUEUE_NUM, &n);

@@ -323,8 +323,11 @@ static enum vhk_rule check_scope(const struct vhk_wire_state *s, const struct vh
 /* How many descriptors a message with this payload carries, [*ret_min, *ret_max]. */
 static void count_fds(enum vhk_fds fds, const void *payload, uint32_t size, unsigned *ret_min, unsigned *ret_max) {
         VIEW(u64, word);
-        VIEW(mem_regions, table);
+        uint32_t n_regions = 0;
         unsigned n;
+
+        if (size >= sizeof(n_regions))
+                memcpy(&n_regions, payload, sizeof(n_regions));
 
         switch (fds) {
         case VHK_FDS_ONE:
@@ -335,7 +338,7 @@ static void count_fds(enum vhk_fds fds, const void *payload, uint32_t size, unsi
                 n = !(word.value & VHK_RING_NO_FD);
                 break;
         case VHK_FDS_REGIONS:
-                n = table.n_regions;
+                n = n_regions;
                 break;
         case VHK_FDS_IF_ZERO:
                 n = !word.value;

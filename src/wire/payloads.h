@@ -54,7 +54,8 @@ uint32_t vhk_payload_max_size(enum vhk_payload payload, uint64_t protocol);
 #define VHK_XEN_GRANT 2u
 #define VHK_XEN_LAZY 0x100u
 #define VHK_MMAP_RW 1u                          /* mmap.flags */
-#define VHK_MAX_REGIONS 8u                      /* of one SET_MEM_TABLE */
+#define VHK_MAX_REGIONS 32u                     /* of one SET_MEM_TABLE that is taken, */
+#define VHK_SENT_REGIONS 8u                     /* and sent: all back-ends take so many */
 #define VHK_MAX_RING_SIZE 32768u
 
 enum vhk_iotlb_type { VHK_IOTLB_MISS = 1, VHK_IOTLB_UPDATE, VHK_IOTLB_INVALIDATE, VHK_IOTLB_ACCESS_FAIL };

@@ -47,13 +47,15 @@ TEST(constants_are_the_kernels) {
 /* By hand, from the published layouts: a payload, the protocol features in use, and all its sizes. */
 TEST(sizes_are_the_published_ones) {
         const uint64_t xen = VHK_BIT(17);
-        const struct { enum vhk_payload payload; uint64_t protocol; uint16_t sizes[10]; } cases[] = {
+        const struct { enum vhk_payload payload; uint64_t protocol; uint16_t sizes[34]; } cases[] = {
                 { VHK_P_NONE, 0, { 0 } },
                 { VHK_P_U64, 0, { 8 } },
                 { VHK_P_VRING_STATE, 0, { 8 } },
                 { VHK_P_VRING_ADDR, 0, { 40 } },
-                { VHK_P_MEM_REGIONS, 0, { 8, 40, 72, 104, 136, 168, 200, 232, 264 } },
-                { VHK_P_MEM_REGIONS, xen, { 8, 48, 88, 128, 168, 208, 248, 288, 328 } },
+                { VHK_P_MEM_REGIONS, 0, { 8, 40, 72, 104, 136, 168, 200, 232, 264, 296, 328, 360, 392, 424, 456, 488, 520, 552, 584, 616, 648,
+                                           680, 712, 744, 776, 808, 840, 872, 904, 936, 968, 1000, 1032 } },
+                { VHK_P_MEM_REGIONS, xen, { 8, 48, 88, 128, 168, 208, 248, 288, 328, 368, 408, 448, 488, 528, 568, 608, 648, 688, 728, 768, 808,
+                                             848, 888, 928, 968, 1008, 1048, 1088, 1128, 1168, 1208, 1248, 1288 } },
                 { VHK_P_MEM_REGION_SINGLE, 0, { 40 } },
                 { VHK_P_MEM_REGION_SINGLE, xen, { 48 } },
                 { VHK_P_LOG, 0, { 16 } },
@@ -72,7 +74,7 @@ TEST(sizes_are_the_published_ones) {
 
                 for (uint32_t size = 0; size <= 3000; size++) {
                         bool listed = cases[i].sizes[0] == size;
-                        for (unsigned k = 1; k < 10 && cases[i].sizes[k]; k++)
+                        for (unsigned k = 1; k < VHK_N(cases[i].sizes) && cases[i].sizes[k]; k++)
                                 listed |= cases[i].sizes[k] == size;
                         CHECK_MSG(vhk_payload_has_size(cases[i].payload, cases[i].protocol, size) == listed, "payload %d of %u bytes",
                                   cases[i].payload, size);

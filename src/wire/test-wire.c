@@ -135,7 +135,7 @@ TEST(a_wrong_size_breaks_its_rule) {
 
 static void broken_fds(const struct vhk_row *row, struct vhk_sample *m) {
         unsigned most = row->fds == VHK_FDS_OPTIONAL ? 1 : m->n_fds, least = m->n_fds;
-        unsigned extra[] = { most + 1, most + 2, 8 + 1, 253 };
+        unsigned extra[] = { most + 1, most + 2, 32 + 1, 253 };
 
         for (unsigned i = 0; i < VHK_N(extra); i++) {
                 m->n_fds = extra[i];
@@ -310,7 +310,7 @@ static const struct {
         B(VRING_CALL, 4, 4, 1, VRING_RESERVED),
         B(VRING_ERR, 4, 4, 0x80000000, VRING_RESERVED),
         F(SET_MEM_TABLE, 0, 4, 0, REGIONS_COUNT),
-        F(SET_MEM_TABLE, 0, 4, 9, REGIONS_COUNT),
+        F(SET_MEM_TABLE, 0, 4, 33, REGIONS_COUNT),
         F(SET_MEM_TABLE, 0, 4, 0xffffffff, REGIONS_COUNT),
         F(SET_MEM_TABLE, 0, 4, 2, REGIONS_SIZE),
         F(SET_MEM_TABLE, 4, 4, 7, OK),

@@ -29,7 +29,7 @@ struct vhk_hdr {
         uint32_t request, flags, size;
 };
 
-#define VHK_MAX_FDS 8u                  /* most descriptors that any message carries */
+#define VHK_MAX_FDS 32u                 /* most descriptors that any message carries */
 #define VHK_MAX_CONFIG 256u             /* most bytes of configuration space in one message */
 
 #include "wire/messages.h"              /* enum vhk_msg_id: VHK_FE_GET_FEATURES ..., VHK_BE_CONFIG_CHANGE_MSG ...: made from messages.def */
