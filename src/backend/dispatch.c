@@ -7,8 +7,8 @@
  * report, with an error at the time limit, or not at all because the front-end has gone. What it waited for goes on after the
  * time limit: vhk_session_collect() consumes the report whenever it comes.
  *
- * A refusal is told where the protocol has words for it: an acknowledgement that is not zero, or an empty GET_CONFIG.
- * Without words (no REPLY_ACK, or a row whose own reply cannot say no) a message of a feature that was not negotiated, an
+ * A refusal is sent where the protocol has a way: an acknowledgement that is not zero, or a reply of the row's own that says no
+ * (vhk_wire_refusal()). Without (no REPLY_ACK, or a row whose own reply cannot say no) a message of a feature that was not negotiated, an
  * unknown one and a write to the configuration are ignored with a line in the log; for anything else the connection is
  * closed, for the front-end would go on in the belief that it was heard (vhost-user, "Communication").
  */
@@ -73,11 +73,13 @@ static void refuse(struct vhk_backend *b, const struct vhk_row *row, const struc
         enum vhk_answer answer = vhk_wire_answer(&b->session.wire, row, h);
         /* Not in place of a reply that was negotiated: 1 is a legal set of features, a ring's base ... */
         bool may_ack = ignorable && (h->flags & VHK_HDR_NEED_REPLY) && (b->session.wire.protocol & VHK_BIT(VHK_PF_REPLY_ACK));
+        union vhk_p_any reply;
 
         vhk_log_id(&b->log, VHK_LOG_WARNING, b->story.rule, "%s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
         vhk_log(&b->trace, VHK_LOG_DEBUG, "-- %s refused (%s): %s", name_of(row), b->story.rule, b->story.text);
-        if (row && row->reply == VHK_P_CONFIG)
-                vhk_session_send(b, h->request, NULL, 0, -1);
+        int size = row ? vhk_wire_refusal(row, h, &reply) : -1;
+        if (size >= 0)
+                vhk_session_send(b, h->request, &reply, (uint32_t)size, -1);
         else if (answer == VHK_ANSWER_ACK || may_ack)
                 acknowledge(b, h->request, false);
         else if (answer == VHK_ANSWER_REPLY || !ignorable)

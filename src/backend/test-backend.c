@@ -129,7 +129,17 @@ TEST(rows_without_handler) {
                 default: break;
                 }
                 int fd = row && row->fds == VHK_FDS_ONE ? r.memfd : -1;
-                CHECK_MSG(fe_ask(&r, id, zeroes, size, fd) == 1, "message %u", id);
+                struct vhk_hdr asked = { id, VHK_HDR_VERSION, size };
+                union vhk_p_any no;
+                int own = row ? vhk_wire_refusal(row, &asked, &no) : -1;
+                if (own >= 0) {         /* by its own reply */
+                        uint8_t got[sizeof(no)];
+                        fe_send(&r, id, VHK_HDR_NEED_REPLY, zeroes, size, &fd, fd >= 0);
+                        CHECK_EQ(fe_receive(&r, id, got, sizeof(got)), own);
+                        CHECK_MSG(!memcmp(got, &no, (size_t)own), "message %u", id);
+                } else {
+                        CHECK_MSG(fe_ask(&r, id, zeroes, size, fd) == 1, "message %u", id);
+                }
                 /* and without NEED_REPLY, where there is no reply to wait for, it is ignored */
                 if (!row || row->reply_rule == VHK_REPLY_ASKED)
                         fe_send(&r, id, 0, zeroes, size, &fd, fd >= 0);

@@ -652,6 +652,35 @@ TEST(lines_are_for_people) {
         CHECK_STR(line, "message 77 (4294967295 bytes, 2 fds, flags 0x11)");
 }
 
+/* What a row's own reply says no with is a legal reply, to a request of each size. */
+TEST(refusals_are_legal_replies) {
+        static const uint32_t ids[] = { VHK_FE_GET_CONFIG, VHK_FE_CREATE_CRYPTO_SESSION, VHK_FE_GET_INFLIGHT_FD, VHK_FE_GET_SHARED_OBJECT,
+                                        VHK_FE_SET_DEVICE_STATE_FD, VHK_FE_CHECK_DEVICE_STATE };
+        struct vhk_wire_state s = { .protocol = ~0ull, .n_queues = 1 };
+        union vhk_p_any reply;
+        unsigned n = 0;
+
+        for (const struct vhk_row *row = vhk_rows; row < vhk_rows + vhk_n_rows; row++) {
+                bool listed = false;
+                for (unsigned i = 0; i < VHK_N(ids); i++)
+                        listed |= row->dir == VHK_FROM_FRONTEND && row->id == ids[i];
+                n += listed;
+                for (const struct vhk_variant *v = vhk_variants; v < vhk_variants + vhk_n_variants; v++) {
+                        if (v->payload != row->request)
+                                continue;
+                        struct vhk_hdr asked = { row->id, VHK_HDR_VERSION, v->fixed + v->each };
+                        int size = vhk_wire_refusal(row, &asked, &reply);
+                        CHECK_MSG((size >= 0) == listed, "%s", row->name);
+                        if (size < 0)
+                                continue;
+                        struct vhk_hdr h = { row->id, VHK_HDR_VERSION | VHK_HDR_REPLY, (uint32_t)size };
+                        CHECK_MSG(vhk_wire_check_reply(&s, row->dir, &asked, &h, &reply, 0) == VHK_RULE_OK, "%s (%u bytes): %d bytes are no reply",
+                                  row->name, asked.size, size);
+                }
+        }
+        CHECK_EQ(n, VHK_N(ids));
+}
+
 static void check_line(uint32_t id, uint64_t with, unsigned n, const char *expected) {
         static struct vhk_sample m;
         char line[2000];

@@ -104,6 +104,40 @@ enum vhk_answer vhk_wire_answer(const struct vhk_wire_state *s, const struct vhk
         }
 }
 
+/* A number below 0, in the form that was asked for. */
+static int refuse_crypto_session(uint32_t asked_size, union vhk_p_any *ret_reply) {
+        if (asked_size == sizeof(ret_reply->crypto_session_old)) {
+                ret_reply->crypto_session_old.session_id = -1;
+                return sizeof(ret_reply->crypto_session_old);
+        }
+        ret_reply->crypto_session.session_id = -1;
+        return sizeof(ret_reply->crypto_session);
+}
+
+int vhk_wire_refusal(const struct vhk_row *row, const struct vhk_hdr *asked, union vhk_p_any *ret_reply) {
+        if (row->dir != VHK_FROM_FRONTEND)
+                return -1;
+        memset(ret_reply, 0, sizeof(*ret_reply));
+        switch (row->id) {
+        case VHK_FE_GET_CONFIG:
+                return 0;
+        case VHK_FE_CREATE_CRYPTO_SESSION:
+                return refuse_crypto_session(asked->size, ret_reply);
+        case VHK_FE_GET_INFLIGHT_FD:            /* mmap_size 0: no record is kept */
+                return sizeof(ret_reply->inflight);
+        case VHK_FE_GET_SHARED_OBJECT:          /* no descriptor: there is no such object */
+                return sizeof(ret_reply->object_reply);
+        case VHK_FE_SET_DEVICE_STATE_FD:
+                ret_reply->u64.value = VHK_RING_NO_FD | 1;
+                return sizeof(ret_reply->u64);
+        case VHK_FE_CHECK_DEVICE_STATE:
+                ret_reply->u64.value = 1;
+                return sizeof(ret_reply->u64);
+        default:
+                return -1;
+        }
+}
+
 int vhk_wire_ring(const struct vhk_row *row, const void *payload) {
         struct vhk_p_u64 word;
         struct vhk_p_vring_state state;

@@ -94,7 +94,9 @@ static inline enum result outcome_of(uint32_t id, void *ret_reply, size_t room) 
                 const struct vhk_row *row = vhk_wire_row(VHK_FROM_FRONTEND, id, VHK_PHASE_NORMAL);
                 bool own = row && (row->reply_rule == VHK_REPLY_ALWAYS || row->reply_rule == VHK_REPLY_LOG_BASE);
                 bool zero = h.size == 8 && !memcmp(buf, &(uint64_t){ 0 }, 8);
-                r = own ? (h.size == 0 && row->reply == VHK_P_CONFIG ? NO : REPLY) : zero ? OK : NO;
+                union vhk_p_any no;
+                int n = own ? vhk_wire_refusal(row, &h, &no) : -1;
+                r = !own ? zero ? OK : NO : n >= 0 && (uint32_t)n == h.size && !memcmp(buf, &no, h.size) ? NO : REPLY;
                 if (own && h.size == 8 && ((row->gate.protocol & ~fe->protocol) || (row->gate.virtio & ~fe->features)))
                         r = NO;                 /* not negotiated: a refusal, no reply */
                 if (ret_reply)
