@@ -101,7 +101,10 @@ size_t vhk_wire_print(enum vhk_dir dir, const struct vhk_hdr *h, const void *pay
                 vhk_line_add(&o, " reply");
         if (row && payload && h->size <= VHK_MAX_PAYLOAD) {
                 bool own = row->reply_rule == VHK_REPLY_ALWAYS || row->reply_rule == VHK_REPLY_LOG_BASE;
-                add_payload(&o, row, !reply ? row->request : own ? row->reply : VHK_P_U64, payload, h->size);
+                if (reply && !own)
+                        add_fields(&o, VHK_P_U64, payload, h->size);    /* an acknowledgement: a status, whatever the request has */
+                else
+                        add_payload(&o, row, reply ? row->reply : row->request, payload, h->size);
         }
         vhk_line_add_sizes(&o, h->size, n_fds);
         if (h->flags & VHK_HDR_NEED_REPLY)

@@ -652,6 +652,23 @@ TEST(lines_are_for_people) {
         CHECK_STR(line, "message 77 (4294967295 bytes, 2 fds, flags 0x11)");
 }
 
+/* An acknowledgement is a status, whatever the request's payload means. */
+TEST(acknowledgements_print_as_a_status) {
+        static const uint32_t ids[] = { VHK_FE_SET_VRING_KICK, VHK_FE_SET_VRING_CALL, VHK_FE_SET_VRING_ERR, VHK_FE_SET_FEATURES,
+                                        VHK_FE_SET_PROTOCOL_FEATURES, VHK_FE_SET_STATUS };
+        char line[200], expected[200];
+
+        for (unsigned i = 0; i < VHK_N(ids); i++)
+                for (uint64_t x = 0; x < 2; x++) {
+                        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ ids[i], 5, 8 }, &x, 0, line, sizeof(line));
+                        snprintf(expected, sizeof(expected), "%s reply value 0x%u (8 bytes, no fds)",
+                                 vhk_wire_row(VHK_FROM_FRONTEND, ids[i], VHK_PHASE_NORMAL)->name, (unsigned)x);
+                        CHECK_STR(line, expected);
+                }
+        vhk_wire_print(VHK_FROM_BACKEND, &(struct vhk_hdr){ VHK_BE_VRING_HOST_NOTIFIER_MSG, 5, 8 }, &(uint64_t){ 1 }, 0, line, sizeof(line));
+        CHECK_STR(line, "VRING_HOST_NOTIFIER_MSG reply value 0x1 (8 bytes, no fds)");
+}
+
 /* What a row's own reply says no with is a legal reply, to a request of each size. */
 TEST(refusals_are_legal_replies) {
         static const uint32_t ids[] = { VHK_FE_GET_CONFIG, VHK_FE_CREATE_CRYPTO_SESSION, VHK_FE_GET_INFLIGHT_FD, VHK_FE_GET_SHARED_OBJECT,
