@@ -45,7 +45,7 @@
 #define VHK_VDUSE_CARRIER NULL
 #endif
 
-#define ALL_RING_BITS ((VHK_BIT(VHK_F_RING_LAST + 1) - 1) & ~(VHK_BIT(VHK_F_RING_FIRST) - 1))
+#define ALL_RING_BITS (((VHK_BIT(VHK_F_RING_LAST + 1) - 1) & ~(VHK_BIT(VHK_F_RING_FIRST) - 1)) | VHK_BIT(VHK_F_SUSPEND))
 
 void vhk_backend_tell(struct vhk_backend *b, enum vhk_backend_event ev, const struct vhk_error *e) {
         if (b->o.on_event)

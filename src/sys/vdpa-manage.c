@@ -7,13 +7,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/vdpa.h>
 #include <stdio.h>
 #include <vhostkit/vdpa.h>
 
 #include "base/error.h"
 #include "base/struct.h"
 #include "sys/netlink.h"
+#include "sys/vdpa-uapi.h"
 
 #define VDPA_NAME_MAX 255u              /* of a directory in sysfs */
 #define VDPA_ROWS_MAX 65536u
@@ -21,21 +21,21 @@
 #define BUS "/sys/bus/vdpa"
 
 static const struct vhk_nl_field mgmt_fields[] = {
-        VHK_NL_TEXT(VDPA_ATTR_MGMTDEV_BUS_NAME, struct vhk_vdpa_mgmt, bus, false),
-        VHK_NL_TEXT(VDPA_ATTR_MGMTDEV_DEV_NAME, struct vhk_vdpa_mgmt, name, true),
-        VHK_NL_NUMBER(VDPA_ATTR_MGMTDEV_SUPPORTED_CLASSES, struct vhk_vdpa_mgmt, device_ids),
-        VHK_NL_NUMBER(VDPA_ATTR_DEV_SUPPORTED_FEATURES, struct vhk_vdpa_mgmt, features),
-        VHK_NL_NUMBER(VDPA_ATTR_DEV_MGMTDEV_MAX_VQS, struct vhk_vdpa_mgmt, max_queues),
+        VHK_NL_TEXT(VHK_K_VDPA_ATTR_MGMTDEV_BUS_NAME, struct vhk_vdpa_mgmt, bus, false),
+        VHK_NL_TEXT(VHK_K_VDPA_ATTR_MGMTDEV_DEV_NAME, struct vhk_vdpa_mgmt, name, true),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_MGMTDEV_SUPPORTED_CLASSES, struct vhk_vdpa_mgmt, device_ids),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_DEV_SUPPORTED_FEATURES, struct vhk_vdpa_mgmt, features),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_DEV_MGMTDEV_MAX_VQS, struct vhk_vdpa_mgmt, max_queues),
 };
 
 static const struct vhk_nl_field device_fields[] = {
-        VHK_NL_TEXT(VDPA_ATTR_DEV_NAME, struct vhk_vdpa_device, name, true),
-        VHK_NL_TEXT(VDPA_ATTR_MGMTDEV_BUS_NAME, struct vhk_vdpa_device, mgmt_bus, false),
-        VHK_NL_TEXT(VDPA_ATTR_MGMTDEV_DEV_NAME, struct vhk_vdpa_device, mgmt_name, false),
-        VHK_NL_NUMBER(VDPA_ATTR_DEV_ID, struct vhk_vdpa_device, virtio_id),
-        VHK_NL_NUMBER(VDPA_ATTR_DEV_VENDOR_ID, struct vhk_vdpa_device, vendor_id),
-        VHK_NL_NUMBER(VDPA_ATTR_DEV_MAX_VQS, struct vhk_vdpa_device, max_queues),
-        VHK_NL_NUMBER(VDPA_ATTR_DEV_MAX_VQ_SIZE, struct vhk_vdpa_device, max_queue_size),
+        VHK_NL_TEXT(VHK_K_VDPA_ATTR_DEV_NAME, struct vhk_vdpa_device, name, true),
+        VHK_NL_TEXT(VHK_K_VDPA_ATTR_MGMTDEV_BUS_NAME, struct vhk_vdpa_device, mgmt_bus, false),
+        VHK_NL_TEXT(VHK_K_VDPA_ATTR_MGMTDEV_DEV_NAME, struct vhk_vdpa_device, mgmt_name, false),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_DEV_ID, struct vhk_vdpa_device, virtio_id),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_DEV_VENDOR_ID, struct vhk_vdpa_device, vendor_id),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_DEV_MAX_VQS, struct vhk_vdpa_device, max_queues),
+        VHK_NL_NUMBER(VHK_K_VDPA_ATTR_DEV_MAX_VQ_SIZE, struct vhk_vdpa_device, max_queue_size),
 };
 
 /* ---- names ---- */
@@ -73,7 +73,7 @@ static int open_family(int *ret_fd, uint16_t *ret_family, struct vhk_error *e) {
         if (k < 0)
                 return vhk_error_set(e, k, "vdpa.socket", "no netlink socket: %s", strerror(-k));
         vhk_nl_begin(&r, GENL_ID_CTRL, NLM_F_ACK, CTRL_CMD_GETFAMILY);
-        vhk_nl_put_text(&r, CTRL_ATTR_FAMILY_NAME, VDPA_GENL_NAME);
+        vhk_nl_put_text(&r, CTRL_ATTR_FAMILY_NAME, VHK_K_VDPA_GENL_NAME);
         k = vhk_nl_ask(fd, &r, &a);
         if (k == -ENOENT)
                 return vhk_error_set(e, -EOPNOTSUPP, "vdpa.absent", "this kernel has no vDPA: module vdpa is not loaded");
@@ -148,11 +148,11 @@ static int collect(uint8_t get, struct rows *rows, struct vhk_error *e) {
 }
 
 VHK_API int vhk_vdpa_list_mgmt(vhk_vdpa_mgmt_fn each, void *arg, struct vhk_error *ret_e) {
-        struct rows rows = { mgmt_fields, VHK_N(mgmt_fields), .command = VDPA_CMD_MGMTDEV_NEW, .size = sizeof(struct vhk_vdpa_mgmt) };
+        struct rows rows = { mgmt_fields, VHK_N(mgmt_fields), .command = VHK_K_VDPA_CMD_MGMTDEV_NEW, .size = sizeof(struct vhk_vdpa_mgmt) };
 
         if (!each)
                 return vhk_error_set(ret_e, -EINVAL, "vdpa.options", "no function for the rows");
-        int k = collect(VDPA_CMD_MGMTDEV_GET, &rows, ret_e);
+        int k = collect(VHK_K_VDPA_CMD_MGMTDEV_GET, &rows, ret_e);
         for (unsigned i = 0; !k && i < rows.n; i++)
                 k = each(arg, (const struct vhk_vdpa_mgmt *)(rows.p + i * rows.size));
         free(rows.p);
@@ -268,11 +268,11 @@ VHK_API int vhk_vdpa_find_node(const char *name, char *ret_path, size_t n, struc
 }
 
 VHK_API int vhk_vdpa_list(vhk_vdpa_device_fn each, void *arg, struct vhk_error *ret_e) {
-        struct rows rows = { device_fields, VHK_N(device_fields), .command = VDPA_CMD_DEV_NEW, .size = sizeof(struct vhk_vdpa_device) };
+        struct rows rows = { device_fields, VHK_N(device_fields), .command = VHK_K_VDPA_CMD_DEV_NEW, .size = sizeof(struct vhk_vdpa_device) };
 
         if (!each)
                 return vhk_error_set(ret_e, -EINVAL, "vdpa.options", "no function for the rows");
-        int k = collect(VDPA_CMD_DEV_GET, &rows, ret_e);
+        int k = collect(VHK_K_VDPA_CMD_DEV_GET, &rows, ret_e);
         for (unsigned i = 0; !k && i < rows.n; i++) {
                 struct vhk_vdpa_device *d = (struct vhk_vdpa_device *)(rows.p + i * rows.size);
                 find_driver(d->name, d->driver, sizeof(d->driver));
@@ -294,15 +294,15 @@ static const struct {
         int error;
         const char *words;
 } stories[] = {
-        { VDPA_CMD_DEV_NEW, -EEXIST, "a vDPA device of this name exists already" },
-        { VDPA_CMD_DEV_NEW, -ENODEV, "there is no such management device" },
-        { VDPA_CMD_DEV_NEW, -EINVAL, "the management device refuses; vduse makes only what a program serves under this name" },
-        { VDPA_CMD_DEV_NEW, -EPERM, "making vDPA devices needs CAP_NET_ADMIN" },
-        { VDPA_CMD_DEV_NEW, -EOPNOTSUPP, "the management device does not take these attributes" },
-        { VDPA_CMD_DEV_NEW, -ENOSPC, "the management device makes no more devices" },
-        { VDPA_CMD_DEV_DEL, -ENODEV, "there is no such vDPA device" },
-        { VDPA_CMD_DEV_DEL, -EPERM, "removing vDPA devices needs CAP_NET_ADMIN" },
-        { VDPA_CMD_DEV_DEL, -EINVAL, "it was not made on request, so it cannot be removed" },
+        { VHK_K_VDPA_CMD_DEV_NEW, -EEXIST, "a vDPA device of this name exists already" },
+        { VHK_K_VDPA_CMD_DEV_NEW, -ENODEV, "there is no such management device" },
+        { VHK_K_VDPA_CMD_DEV_NEW, -EINVAL, "the management device refuses; vduse makes only what a program serves under this name" },
+        { VHK_K_VDPA_CMD_DEV_NEW, -EPERM, "making vDPA devices needs CAP_NET_ADMIN" },
+        { VHK_K_VDPA_CMD_DEV_NEW, -EOPNOTSUPP, "the management device does not take these attributes" },
+        { VHK_K_VDPA_CMD_DEV_NEW, -ENOSPC, "the management device makes no more devices" },
+        { VHK_K_VDPA_CMD_DEV_DEL, -ENODEV, "there is no such vDPA device" },
+        { VHK_K_VDPA_CMD_DEV_DEL, -EPERM, "removing vDPA devices needs CAP_NET_ADMIN" },
+        { VHK_K_VDPA_CMD_DEV_DEL, -EINVAL, "it was not made on request, so it cannot be removed" },
 };
 
 static const char *story_of(uint8_t command, int error) {
@@ -343,19 +343,19 @@ VHK_API int vhk_vdpa_add(const struct vhk_vdpa_add *theirs, struct vhk_error *re
                 k = open_family(&fd, &family, ret_e);
         if (k < 0)
                 return k;
-        vhk_nl_begin(&r, family, NLM_F_ACK, VDPA_CMD_DEV_NEW);
-        vhk_nl_put_text(&r, VDPA_ATTR_MGMTDEV_BUS_NAME, a->mgmt_bus);
-        vhk_nl_put_text(&r, VDPA_ATTR_MGMTDEV_DEV_NAME, a->mgmt_name);
-        vhk_nl_put_text(&r, VDPA_ATTR_DEV_NAME, a->name);
+        vhk_nl_begin(&r, family, NLM_F_ACK, VHK_K_VDPA_CMD_DEV_NEW);
+        vhk_nl_put_text(&r, VHK_K_VDPA_ATTR_MGMTDEV_BUS_NAME, a->mgmt_bus);
+        vhk_nl_put_text(&r, VHK_K_VDPA_ATTR_MGMTDEV_DEV_NAME, a->mgmt_name);
+        vhk_nl_put_text(&r, VHK_K_VDPA_ATTR_DEV_NAME, a->name);
         if (a->has_mac)
-                vhk_nl_put(&r, VDPA_ATTR_DEV_NET_CFG_MACADDR, a->mac, sizeof(a->mac));
+                vhk_nl_put(&r, VHK_K_VDPA_ATTR_DEV_NET_CFG_MACADDR, a->mac, sizeof(a->mac));
         if (a->mtu)
-                vhk_nl_put(&r, VDPA_ATTR_DEV_NET_CFG_MTU, &a->mtu, sizeof(a->mtu));
+                vhk_nl_put(&r, VHK_K_VDPA_ATTR_DEV_NET_CFG_MTU, &a->mtu, sizeof(a->mtu));
         if (a->max_queue_pairs)
-                vhk_nl_put(&r, VDPA_ATTR_DEV_NET_CFG_MAX_VQP, &a->max_queue_pairs, sizeof(a->max_queue_pairs));
+                vhk_nl_put(&r, VHK_K_VDPA_ATTR_DEV_NET_CFG_MAX_VQP, &a->max_queue_pairs, sizeof(a->max_queue_pairs));
         if (a->features)
-                vhk_nl_put(&r, VDPA_ATTR_DEV_FEATURES, &a->features, sizeof(a->features));
-        return command(&r, fd, VDPA_CMD_DEV_NEW, a->name, ret_e);
+                vhk_nl_put(&r, VHK_K_VDPA_ATTR_DEV_FEATURES, &a->features, sizeof(a->features));
+        return command(&r, fd, VHK_K_VDPA_CMD_DEV_NEW, a->name, ret_e);
 }
 
 VHK_API int vhk_vdpa_del(const char *name, struct vhk_error *ret_e) {
@@ -368,7 +368,7 @@ VHK_API int vhk_vdpa_del(const char *name, struct vhk_error *ret_e) {
                 k = open_family(&fd, &family, ret_e);
         if (k < 0)
                 return k;
-        vhk_nl_begin(&r, family, NLM_F_ACK, VDPA_CMD_DEV_DEL);
-        vhk_nl_put_text(&r, VDPA_ATTR_DEV_NAME, name);
-        return command(&r, fd, VDPA_CMD_DEV_DEL, name, ret_e);
+        vhk_nl_begin(&r, family, NLM_F_ACK, VHK_K_VDPA_CMD_DEV_DEL);
+        vhk_nl_put_text(&r, VHK_K_VDPA_ATTR_DEV_NAME, name);
+        return command(&r, fd, VHK_K_VDPA_CMD_DEV_DEL, name, ret_e);
 }

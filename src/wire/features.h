@@ -19,6 +19,11 @@ enum vhk_protocol_feature {
 #include "wire/features.def"
 };
 
-/* Bits 24-41 are about rings, transport and session; all others belong to the device type. */
+enum vhk_status_bit {
+#define STATUS_BIT(value, name) VHK_STATUS_##name = value,
+#include "wire/features.def"
+};
+
+/* Bits 24-41 (and SUSPEND) are about rings, transport and session; all others belong to the device type. */
 #define VHK_F_RING_FIRST 24u
 #define VHK_F_RING_LAST 41u

@@ -57,6 +57,18 @@ static void add_bits(struct vhk_line *o, uint64_t bits, bool protocol) {
         }
 }
 
+static void add_status(struct vhk_line *o, uint64_t status) {
+        static const struct { uint8_t bit; const char *name; } bits[] = {
+#define STATUS_BIT(value, name) { value, #name },
+#include "wire/features.def"
+        };
+
+        vhk_line_add(o, " 0x%llx", (unsigned long long)status);
+        for (unsigned i = 0; i < VHK_N(bits); i++)
+                if (status & bits[i].bit)
+                        vhk_line_add(o, " %s", bits[i].name);
+}
+
 static void add_uuid(struct vhk_line *o, const uint8_t *u, uint32_t size) {
         vhk_line_add(o, " ");
         for (unsigned i = 0; i < 16 && i < size; i++)
@@ -71,6 +83,8 @@ static void add_payload(struct vhk_line *o, const struct vhk_row *row, enum vhk_
         else if (front && (row->id == VHK_FE_GET_PROTOCOL_FEATURES || row->id == VHK_FE_SET_PROTOCOL_FEATURES) &&
                  kind == VHK_P_U64 && size >= 8)
                 add_bits(o, vhk_line_load(payload, 8), true);
+        else if (front && (row->id == VHK_FE_GET_STATUS || row->id == VHK_FE_SET_STATUS) && kind == VHK_P_U64 && size >= 8)
+                add_status(o, vhk_line_load(payload, 8));
         else if (row->scope == VHK_SCOPE_RING_BYTE && kind == VHK_P_U64 && size >= 8)
                 add_ring_word(o, vhk_line_load(payload, 8));
         else if (kind == VHK_P_UUID || kind == VHK_P_OBJECT_REPLY)

@@ -45,12 +45,13 @@ static void check_list(uint32_t id, unsigned first, const char *list) {
 
 TEST(virtio_bits_are_the_specifications) {
         check_list(0, 24, "NOTIFY_ON_EMPTY - LOG_ALL ANY_LAYOUT INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES - VERSION_1 ACCESS_PLATFORM "
-                          "RING_PACKED IN_ORDER ORDER_PLATFORM SR_IOV NOTIFICATION_DATA NOTIF_CONFIG_DATA RING_RESET ADMIN_VQ");
+                          "RING_PACKED IN_ORDER ORDER_PLATFORM SR_IOV NOTIFICATION_DATA NOTIF_CONFIG_DATA RING_RESET ADMIN_VQ - SUSPEND");
         check_list(0, 0, "- - - - - - - - - - - - - - - - - - - - - - - -");
         check_list(1, 0, "CSUM GUEST_CSUM CTRL_GUEST_OFFLOADS MTU - MAC GSO GUEST_TSO4 GUEST_TSO6 GUEST_ECN GUEST_UFO HOST_TSO4 HOST_TSO6 "
                          "HOST_ECN HOST_UFO MRG_RXBUF STATUS CTRL_VQ CTRL_RX CTRL_VLAN CTRL_RX_EXTRA GUEST_ANNOUNCE MQ CTRL_MAC_ADDR");
         check_list(1, 50, "DEVICE_STATS HASH_TUNNEL VQ_NOTF_COAL NOTF_COAL GUEST_USO4 GUEST_USO6 HOST_USO HASH_REPORT - GUEST_HDRLEN RSS "
-                          "RSC_EXT STANDBY SPEED_DUPLEX");
+                          "RSC_EXT STANDBY SPEED_DUPLEX RSS_CONTEXT GUEST_UDP_TUNNEL_GSO GUEST_UDP_TUNNEL_GSO_CSUM HOST_UDP_TUNNEL_GSO "
+                          "HOST_UDP_TUNNEL_GSO_CSUM OUT_NET_HEADER IPSEC -");
         check_list(2, 0, "BARRIER SIZE_MAX SEG_MAX - GEOMETRY RO BLK_SIZE SCSI - FLUSH TOPOLOGY CONFIG_WCE MQ DISCARD WRITE_ZEROES "
                          "LIFETIME SECURE_ERASE ZONED");
         check_list(3, 0, "SIZE MULTIPORT EMERG_WRITE");
@@ -58,6 +59,7 @@ TEST(virtio_bits_are_the_specifications) {
         check_list(5, 0, "MUST_TELL_HOST STATS_VQ DEFLATE_ON_OOM FREE_PAGE_HINT PAGE_POISON REPORTING");
         check_list(8, 0, "INOUT HOTPLUG CHANGE T10_PI");
         check_list(16, 0, "VIRGL EDID RESOURCE_UUID RESOURCE_BLOB CONTEXT_INIT BLOB_ALIGNMENT");
+        check_list(17, 0, "ALARM");
         check_list(19, 0, "STREAM SEQPACKET NO_IMPLIED_STREAM");
         check_list(20, 0, "REVISION_1 CIPHER_STATELESS_MODE HASH_STATELESS_MODE MAC_STATELESS_MODE AEAD_STATELESS_MODE AKCIPHER_STATELESS_MODE");
         check_list(23, 0, "INPUT_RANGE DOMAIN_RANGE MAP_UNMAP BYPASS PROBE MMIO BYPASS_CONFIG");
@@ -67,6 +69,7 @@ TEST(virtio_bits_are_the_specifications) {
         check_list(27, 0, "SHMEM_REGION");
         check_list(32, 0, "P2A_CHANNELS SHARED_MEMORY");
         check_list(34, 0, "ZERO_LENGTH_REQUEST");
+        check_list(36, 0, "CAN_CLASSIC CAN_FD RTR_FRAMES LATE_TX_ACK");
         check_list(40, 0, "VND_HCI MSFT_EXT AOSP_EXT");
         check_list(41, 0, "IRQ");
 }
@@ -78,8 +81,9 @@ TEST(protocol_bits_are_the_specifications) {
         for (unsigned bit = 24; bit < 70; bit++)
                 CHECK(!vhk_protocol_feature_name(bit));
         for (unsigned bit = VHK_F_RING_LAST + 1; bit < 70; bit++)
-                CHECK(!vhk_feature_name(0, bit));
-        CHECK(!vhk_feature_name(0, 64));
+                CHECK(bit == VHK_F_SUSPEND || !vhk_feature_name(0, bit));
+        for (unsigned bit = 64; bit < 200; bit++)
+                CHECK(!vhk_feature_name(0, bit) && !vhk_protocol_feature_name(bit));
         CHECK(!vhk_feature_name(1, UINT32_MAX));
 }
 
@@ -95,7 +99,8 @@ TEST(device_names) {
         static const struct { uint32_t id; const char *name; } list[] = {
                 { 1, "net" }, { 2, "block" }, { 3, "console" }, { 4, "rng" }, { 5, "balloon" }, { 8, "scsi" }, { 9, "9p" }, { 16, "gpu" },
                 { 18, "input" }, { 19, "vsock" }, { 20, "crypto" }, { 23, "iommu" }, { 24, "mem" }, { 25, "sound" }, { 26, "fs" },
-                { 27, "pmem" }, { 32, "scmi" }, { 34, "i2c" }, { 36, "can" }, { 41, "gpio" }, { 45, "spi" },
+                { 27, "pmem" }, { 32, "scmi" }, { 34, "i2c" }, { 36, "can" }, { 41, "gpio" }, { 45, "spi" }, { 46, "tee" },
+                { 47, "cpu-balloon" }, { 48, "media" }, { 49, "usb" },
         };
 
         for (unsigned i = 0; i < VHK_N(list); i++)

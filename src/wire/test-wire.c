@@ -648,6 +648,10 @@ TEST(lines_are_for_people) {
         CHECK_STR(line, "SET_VRING_KICK ring 2 without descriptor (8 bytes, no fds, wants a reply)");
         vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_OWNER, 5, 8 }, &(uint64_t){ 1 }, 0, line, sizeof(line));
         CHECK_STR(line, "SET_OWNER reply value 0x1 (8 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_SET_STATUS, 1, 8 }, &(uint64_t){ 31 }, 0, line, sizeof(line));
+        CHECK_STR(line, "SET_STATUS 0x1f ACKNOWLEDGE DRIVER DRIVER_OK FEATURES_OK SUSPEND (8 bytes, no fds)");
+        vhk_wire_print(VHK_FROM_FRONTEND, &(struct vhk_hdr){ VHK_FE_GET_STATUS, 5, 8 }, &(uint64_t){ 0 }, 0, line, sizeof(line));
+        CHECK_STR(line, "GET_STATUS reply 0x0 (8 bytes, no fds)");
         vhk_wire_print(VHK_FROM_BACKEND, &(struct vhk_hdr){ 77, 0x11, 0xffffffff }, NULL, 2, line, sizeof(line));
         CHECK_STR(line, "message 77 (4294967295 bytes, 2 fds, flags 0x11)");
 }
