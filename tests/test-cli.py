@@ -251,6 +251,17 @@ class Answers(Case):
             self.assertIn(said, r.stderr)
             self.assertEqual(r.stderr.count('\n'), 1)
 
+    def test_quirks(self):
+        for option in ('--quirk=log-reply', '--quirk=log-reply-u64,x', '--quirk='):
+            r = run('-s', self.path('s'), '-b', self.disk, option)
+            self.assertEqual((r.returncode, r.stdout), (1, ''))
+            self.assertIn('--quirk: there is no quirk "', r.stderr)
+            self.assertIn('log-reply-u64', r.stderr)
+        c, path = self.serve('-b', self.disk, '--quirk=log-reply-u64', name='s')
+        self.assertNotEqual(get_features(self.connect(path, c)), 0)
+        c.terminate()
+        self.ends(c)
+
     def test_version(self):
         r = run('--version')
         self.assertEqual(r.returncode, 0)

@@ -19,6 +19,14 @@ extern "C" {
 
 struct vhk_backend;
 
+/**
+ * Quirks of front-ends. LOG_REPLY_U64: SET_LOG_BASE is acknowledged like other messages, by a u64 of 0, and only if NEED_REPLY asks for
+ * it, as front-ends on the Rust crate vhost up to 0.15 expect. Without it the reply has 16 bytes, which QEMU and vhost 0.16 expect.
+ */
+enum {
+        VHK_QUIRK_LOG_REPLY_U64 = 1,
+};
+
 /** Who calls whom on a path. */
 enum vhk_socket_mode {
         VHK_SOCKET_DEFAULT,     /* back-end: listen; front-end: connect */
@@ -73,6 +81,8 @@ struct vhk_vduse_options {
  * @on_event: may be NULL
  * @log: may be NULL
  * @trace: prints every message in one line; may be NULL
+ * @quirks: VHK_QUIRK_* bits, for front-ends that differ from the protocol in ways that exclude each other. Another bit is
+ *      -EOPNOTSUPP
  */
 struct vhk_backend_options {
         size_t size;
@@ -90,6 +100,7 @@ struct vhk_backend_options {
         vhk_log_fn trace;
         void *trace_arg;
         int any_file_system;
+        uint64_t quirks;
 };
 
 /**

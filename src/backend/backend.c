@@ -237,6 +237,9 @@ static int check_options(const struct vhk_backend_options *o, const struct vhk_d
         if (o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM))
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.features", "features 0x%llx are not implemented",
                                      (unsigned long long)(o->features_offer & ~VHK_BIT(VHK_F_ACCESS_PLATFORM)));
+        if (o->quirks & ~(uint64_t)VHK_QUIRK_LOG_REPLY_U64)
+                return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.quirks", "quirks 0x%llx are not known",
+                                     (unsigned long long)(o->quirks & ~(uint64_t)VHK_QUIRK_LOG_REPLY_U64));
         uint64_t unknown = o->protocol_offer & ~IMPLEMENTED_PROTOCOL;
         if (unknown)
                 return vhk_error_set(ret_e, -EOPNOTSUPP, "backend.protocol", "protocol features 0x%llx are not implemented", (unsigned long long)unknown);
@@ -258,6 +261,7 @@ void vhk_backend_set_offers(struct vhk_backend *b) {
                             (b->ops->save_state && b->ops->load_state ? VHK_BIT(VHK_PF_DEVICE_STATE) : 0);
 
         w->n_queues = b->n_queues;
+        w->log_reply_u64 = b->o.quirks & VHK_QUIRK_LOG_REPLY_U64;
         w->features_offered = ((b->ops->features & ~ALL_RING_BITS) | RING_FEATURES | b->o.features_offer) & ~b->o.features_no_offer;
         /* Doing a request again is right where it waits for a disabled ring; what may be dropped needs no record. */
         if (b->ops->disabled == VHK_DISABLED_HOLD)

@@ -44,6 +44,7 @@ static void forget_session(struct vhk_backend *b) {
                 .features_offered = s->wire.features_offered,
                 .protocol_offered = s->wire.protocol_offered,
                 .n_queues = s->wire.n_queues,
+                .log_reply_u64 = s->wire.log_reply_u64,
         } };
 }
 

@@ -41,7 +41,7 @@
 #define DMN_PAGEFAULT (UINT64_C(1) << 8)        /* vhost-user, VHOST_USER_PROTOCOL_F_PAGEFAULT */
 
 struct dmn_options {
-        const char *socket_path, *vduse, *vduse_record, *offer, *no_offer;
+        const char *socket_path, *vduse, *vduse_record, *offer, *no_offer, *quirk;
         uint64_t fd, n_queues, queue_size, threads, poll_us;
         int postcopy, iommu, any_file_system, print_capabilities, help, version;
 };
@@ -53,7 +53,7 @@ struct dmn {
         struct vhk_device_ops ops;
         struct dmn_threads threads;
         struct vhk_backend *backend;
-        uint64_t spin_ns, offer, no_offer;
+        uint64_t spin_ns, offer, no_offer, quirks;
         unsigned n_ring_threads;        /* as far as is known before the device is open */
         struct dmn_signals signals;
         unsigned n_stops;
@@ -76,7 +76,7 @@ static int dmn_fail(const char *text) {
 
 enum {
         DMN_SOCKET_PATH, DMN_FD, DMN_VDUSE, DMN_VDUSE_RECORD, DMN_NUM_QUEUES, DMN_QUEUE_SIZE, DMN_THREADS, DMN_POLL_US, DMN_POSTCOPY, DMN_IOMMU,
-        DMN_ANY_FILE_SYSTEM,        DMN_OFFER, DMN_NO_OFFER, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS,
+        DMN_ANY_FILE_SYSTEM, DMN_OFFER, DMN_NO_OFFER, DMN_QUIRK, DMN_CAPABILITIES, DMN_HELP, DMN_VERSION, DMN_N_OPTIONS,
 };
 
 static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
@@ -106,6 +106,8 @@ static const struct vhk_option dmn_options[DMN_N_OPTIONS + 1] = {
                         "offer these protocol features as well (INBAND_NOTIFICATIONS ...)" },
         [DMN_NO_OFFER] = { "no-offer", VHK_OPTION_STRING, offsetof(struct dmn_options, no_offer), "NAME,...",
                            "do not offer these protocol features" },
+        [DMN_QUIRK] = { "quirk", VHK_OPTION_STRING, offsetof(struct dmn_options, quirk), "NAME,...",
+                        "for front-ends that differ from the protocol (log-reply-u64)" },
         [DMN_CAPABILITIES] = { "print-capabilities", VHK_OPTION_FLAG, offsetof(struct dmn_options, print_capabilities), NULL,
                                "print what this program can do as JSON, and exit", .letter = 'c' },
         [DMN_HELP] = { "help", VHK_OPTION_FLAG, offsetof(struct dmn_options, help), NULL, "print this, and exit", .letter = 'h' },
@@ -168,7 +170,9 @@ static int dmn_check_options(struct dmn *d, int n_rest, char **argv, struct vhk_
                 return vhk_error_set(ret_e, -EINVAL, "option.range", "--queue-size=%llu: must be a power of two",
                                      (unsigned long long)o->queue_size);
         int k = dmn_offer_parse("offer", o->offer, &d->offer, ret_e);
-        return k < 0 ? k : dmn_offer_parse("no-offer", o->no_offer, &d->no_offer, ret_e);
+        if (k >= 0)
+                k = dmn_offer_parse("no-offer", o->no_offer, &d->no_offer, ret_e);
+        return k < 0 ? k : dmn_quirk_parse(o->quirk, &d->quirks, ret_e);
 }
 
 static int dmn_parse(struct dmn *d, int argc, char **argv, struct vhk_error *ret_e) {
@@ -387,6 +391,7 @@ static int dmn_open_backend(struct dmn *d, struct vhk_error *ret_e) {
                 .on_event = dmn_on_event, .event_arg = d,
                 .protocol_offer = d->offer | (d->options.postcopy ? DMN_PAGEFAULT : 0),
                 .protocol_no_offer = d->no_offer,
+                .quirks = d->quirks,
                 .features_offer = d->options.iommu ? DMN_ACCESS_PLATFORM : 0,
                 .log = vhk_daemon_log,
                 .any_file_system = d->options.any_file_system,

@@ -17,3 +17,5 @@ int opt_parse(const struct opt_group *groups, unsigned n_groups, int argc, char 
 
 /* offers.c: "NAME,NAME..." for --@option, as protocol feature bits. -EINVAL, naming the nearest known one */
 int dmn_offer_parse(const char *option, const char *list, uint64_t *ret_bits, struct vhk_error *ret_e);
+/* "NAME,NAME..." for --quirk, as VHK_QUIRK_* bits. -EINVAL, naming those that there are */
+int dmn_quirk_parse(const char *list, uint64_t *ret_bits, struct vhk_error *ret_e);

@@ -92,8 +92,11 @@ enum vhk_answer vhk_wire_answer(const struct vhk_wire_state *s, const struct vhk
         bool asked = (h->flags & VHK_HDR_NEED_REPLY) && (s->protocol & PF(REPLY_ACK));
 
         switch (row ? row->reply_rule : VHK_REPLY_ASKED) {
-        case VHK_REPLY_ALWAYS:
         case VHK_REPLY_LOG_BASE:
+                if (!s->log_reply_u64)
+                        return VHK_ANSWER_REPLY;
+                return asked ? VHK_ANSWER_ACK : VHK_ANSWER_NONE;
+        case VHK_REPLY_ALWAYS:
                 return VHK_ANSWER_REPLY;
         case VHK_REPLY_ACKED:
                 return VHK_ANSWER_ACK;

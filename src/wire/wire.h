@@ -45,6 +45,7 @@ struct vhk_wire_state {
         uint64_t protocol_offered, protocol;            /* protocol feature bits */
         uint32_t n_queues;
         bool running;                                   /* some ring runs ("device with rings quiesced" rows) */
+        bool log_reply_u64;                             /* SET_LOG_BASE is acknowledged like other messages (a quirk) */
         uint8_t phase;                                  /* enum vhk_phase: VHK_PHASE_NORMAL, VHK_PHASE_POSTCOPY_ACK ... */
 };
 
