@@ -72,13 +72,22 @@ static int find_area(struct vhk_backend *b, struct vhk_ring_value *r, const stru
         return -EAGAIN;
 }
 
+/* What to look for where an area begins outside of every region. */
+static const char *area_hint(const struct vhk_backend *b, const struct vhk_memmap *mem, const struct area *a) {
+        bool is_gpa = b->session.wire.protocol & VHK_BIT(VHK_PF_GPA_ADDRESSES);
+
+        if (mem->guest || (is_gpa ? vhk_memmap_host_gpa(mem, (vhk_gpa_t){ a->uva }, 1) : vhk_memmap_host_uva(mem, (vhk_uva_t){ a->uva }, 1)))
+                return "";
+        return ", but in no shared memory (QEMU: -object memory-backend-memfd,share=on,... and -machine memory-backend=...)";
+}
+
 static int resolve_area(struct vhk_backend *b, unsigned i, const struct vhk_memmap *mem, const char *name, unsigned align, struct area *a) {
         int k = find_area(b, &b->session.rings[i], mem, a);
         if (k < 0)
                 return k;
         if (!a->host)
-                return vhk_refuse(b, -EFAULT, "ring.area", "ring %u: its %s (0x%llx, %llu bytes) is not inside of one region", i, name,
-                                  (unsigned long long)a->uva, (unsigned long long)a->len);
+                return vhk_refuse(b, -EFAULT, "ring.area", "ring %u: its %s (0x%llx, %llu bytes) is not inside of one region%s", i, name,
+                                  (unsigned long long)a->uva, (unsigned long long)a->len, area_hint(b, mem, a));
         if ((uintptr_t)a->host % align)
                 return vhk_refuse(b, -EINVAL, "ring.alignment", "ring %u: its %s (0x%llx) is not aligned to %u", i, name,
                                   (unsigned long long)a->uva, align);

@@ -487,6 +487,27 @@ TEST(kick_descriptors_of_all_kinds) {
         rig_close(&r);
 }
 
+/* A guest without a shared memory backend: the front-end shares nothing, and the ring lies in memory that is not there. */
+TEST(a_ring_in_no_shared_memory_is_refused_with_a_hint) {
+        static struct rig r;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        ring_make(&r, 0);
+        for (unsigned shared = 0; shared < 2; shared++) {
+                ring_set_up(&r, 0, 0);
+                CHECK_EQ(fe_ask_fd(&r, VHK_FE_SET_VRING_KICK, 0, r.rings[0].kick), 1);
+                CHECK(strstr(r.log, "ring.area"));
+                CHECK_EQ(!strstr(r.log, "share=on"), shared);
+                r.log[0] = 0;
+                if (!shared)            /* but for the end of the descriptor table: no hint */
+                        CHECK_EQ(fe_mem_reg(&r, VHK_FE_ADD_MEM_REG, 0, 4096), 0);
+                ring_make_of(&r, 0, RING_SIZE_LARGE);
+        }
+        rig_close(&r);
+}
+
 /* No message tells a front-end the largest ring; QEMU 10.0 shows its driver 1024 entries whatever the device is. */
 TEST(rings_of_1024_entries_are_served_whatever_the_device_asks_for) {
         static const struct { uint16_t device, option, taken; } sizes[] = { { 64, 0, 1024 }, { 256, 8, 1024 }, { 4096, 0, 4096 }, { 4096, 2048, 2048 } };
