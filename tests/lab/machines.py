@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 
 import guestfs
@@ -140,6 +141,15 @@ class Qemu(Machine):
         """What QEMU itself says of its one vhost-user device."""
         path = self.qmp("x-query-virtio")[0]["path"]
         return self.qmp("x-query-virtio-status", path=path)["vhost-dev"]
+
+
+def reconnect_option(seconds):
+    """Of a chardev, so that QEMU connects again after so many seconds: reconnect-ms= came with 9.2, and reconnect= went with 10.2."""
+    said = subprocess.run([need("qemu-system-x86_64", QEMU_PACKAGE), "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"version (\d+)\.(\d+)", said)
+    if tuple(int(n) for n in version.groups()) >= (9, 2):
+        return f"reconnect-ms={1000 * seconds}"
+    return f"reconnect={seconds}"
 
 
 def vhost_user_device(kind, socket, **properties):

@@ -23,7 +23,7 @@ import memory
 import migration
 import recordings
 from lab import Fail, Skip, need
-from machines import Qemu, Uml, vhost_user_device
+from machines import Qemu, Uml, reconnect_option, vhost_user_device
 
 MIB = 1 << 20
 # interop: in the Debian 13 tree; peer: whom it meets there (interop.PEERS)
@@ -218,14 +218,14 @@ def qemu_blk_sigterm(lab):
 
 @scenario("qemu-kill9")
 def qemu_kill9(lab):
-    """The back-end is killed 20 times under a guest that reads and writes; QEMU connects again (reconnect=1) with the
+    """The back-end is killed 20 times under a guest that reads and writes; QEMU connects again after a second with the
     in-flight record of the one before."""
     if lab.backend != "vhk":
         raise Skip("qemu-storage-daemon keeps no in-flight record")
     image = lab.image("disk.img", 64 * MIB)
     disk = backends.blk(lab, image, queues=2)
     chance = random.Random(9)
-    device = ["-chardev", f"socket,id=c,path={disk.socket},reconnect=1",
+    device = ["-chardev", f"socket,id=c,path={disk.socket},{reconnect_option(1)}",
               "-device", "vhost-user-blk-pci,chardev=c,num-queues=2"]
     guest = Qemu(lab, "kill9", device, cpus=2, params={"seconds": 50})
     guest.may_complain = True
