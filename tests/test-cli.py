@@ -252,15 +252,16 @@ class Answers(Case):
             self.assertEqual(r.stderr.count('\n'), 1)
 
     def test_quirks(self):
-        for option in ('--quirk=log-reply', '--quirk=log-reply-u64,x', '--quirk='):
+        for option in ('--quirk=log-reply', '--quirk=log-reply-u64,x', '--quirk=,'):
             r = run('-s', self.path('s'), '-b', self.disk, option)
             self.assertEqual((r.returncode, r.stdout), (1, ''))
             self.assertIn('--quirk: there is no quirk "', r.stderr)
             self.assertIn('log-reply-u64', r.stderr)
         c, path = self.serve('-b', self.disk, '--quirk=log-reply-u64', name='s')
-        self.assertNotEqual(get_features(self.connect(path, c)), 0)
+        with self.connect(path, c) as front_end:
+            self.assertNotEqual(get_features(front_end), 0)
         c.terminate()
-        self.ends(c)
+        self.assertEqual(c.wait(timeout=20), 0)
 
     def test_version(self):
         r = run('--version')

@@ -497,7 +497,7 @@ static void track_nothing(void) {
         set_features(0);
         make_ring();
         CHECK_OK(start_ring());
-        CHECK(vhk_container_of(p.f, struct vhk_vhost_user, f)->record_fd < 0);  /* the reply says that no record is kept */
+        CHECK(vhk_container_of(p.f, struct vhk_vhost_user, f)->set.record_fd < 0);  /* the reply says that no record is kept */
 }
 
 static const struct entry fe_GET_INFLIGHT_FD = { track, track_nothing, SAID, "wire.inflight-queues", change_queues, RECONNECT },

@@ -515,11 +515,14 @@ ROW(H32, "SEND_RARP and NET_SET_MTU with garbage", "E/I") {
                 mtu(VHK_BIT(bit) | 1500);
         }
         for (unsigned i = 0; i < 5000; i++) {
+                if (i % 100 == 0)                               /* H74: after some hundred refusals a connection is closed */
+                        come_to_class(FEATURES | VHK_BIT(VHK_F_NET_MTU), CLASS_PROTOCOL);
                 x = x * 6364136223846793005u + 1442695040888963407u;
                 rarp(x);
                 mtu(x);
                 mtu(x >> 48);
         }
+        come_to_class(FEATURES | VHK_BIT(VHK_F_NET_MTU), CLASS_PROTOCOL);
         for (unsigned i = 0; i < 100; i++)
                 mtu(i);
         for (unsigned i = 0; i < 2; i++) {
