@@ -23,7 +23,7 @@ struct vhk_queue;
  * @n_out: number of @out
  * @n_in: number of @in
  * @head: the descriptor that names the request in the ring
- * @flags: 0
+ * @flags: 0, or VHK_REQ_HOLE where vhk_queue_set_holes() asked for it
  * @out_len: bytes in @out
  * @in_len: bytes in @in (a request of 4 GiB or more is a guest fault, and never seen here)
  * @priv: ops->req_size bytes of the device's own, 16-byte aligned, not initialised
@@ -60,6 +60,17 @@ void vhk_queue_push_batch(struct vhk_queue *q, struct vhk_req *const *r, const u
  * Return: 0; -EOPNOTSUPP: there is no record (push it); -EINVAL: not now.
  */
 int vhk_queue_leave(struct vhk_queue *q, struct vhk_req *r);
+
+/** VHK_REQ_HOLE - a buffer of the request lies outside of the memory that the front-end shares: its iov_base is NULL */
+#define VHK_REQ_HOLE 1u
+/**
+ * vhk_queue_set_holes() - in queue_start: give the device requests with VHK_REQ_HOLE, so that it can answer them with an error
+ *
+ * Without it (@wanted 0, the default) such a request breaks the ring.
+ */
+void vhk_queue_set_holes(struct vhk_queue *q, int wanted);
+/** vhk_queue_refuse_hole() - there is no buffer for the answer to a request with VHK_REQ_HOLE: break the ring; then push the request */
+void vhk_queue_refuse_hole(struct vhk_queue *q);
 
 /** vhk_queue_resume() - requests that queue_run left in the ring can be taken now: queue_run is called soon */
 void vhk_queue_resume(struct vhk_queue *q);

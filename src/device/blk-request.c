@@ -204,7 +204,7 @@ static VHK_COLD void blk_log_error(const struct blk_queue *bq, const struct blk_
         static const char *const step_names[] = { "read", "write", "sync", "punch hole", "zero range", "discard", "write zeroes" };
         struct vhk_blkdev *d = bq->d;
 
-        if (__atomic_fetch_add(&d->n_errors, 1, __ATOMIC_RELAXED) >= 16)
+        if (__atomic_fetch_add(&d->n_errors, 1, __ATOMIC_RELAXED) >= BLK_ERRORS_LOGGED)
                 return;
         if (result == -EFAULT)
                 vhk_log(&d->log, VHK_LOG_WARNING, "queue %u: %s at %llu: guest memory is not there", vhk_queue_get_index(bq->q),
@@ -391,6 +391,26 @@ void blk_continue(struct blk_queue *bq, struct vhk_req *r, int64_t result) {
                 blk_finish(bq, r, b, status);
 }
 
+/* A buffer lies outside of shared memory: nothing is done but to say so, where the status can be reached. Used length. */
+static VHK_COLD uint32_t blk_refuse_hole(struct vhk_blkdev *d, struct vhk_queue *q, struct vhk_req *r) {
+        unsigned i = r->n_in;
+
+        if (__atomic_fetch_add(&d->n_errors, 1, __ATOMIC_RELAXED) < BLK_ERRORS_LOGGED)
+                vhk_log(&d->log, VHK_LOG_WARNING, "queue %u: a request has a buffer outside of the memory that the front-end shares: "
+                        "it fails", vhk_queue_get_index(q));
+        while (i && !r->in[i - 1].iov_len)
+                i--;
+        if (!i)
+                return 0;
+        const struct iovec *last = &r->in[i - 1];
+        if (!last->iov_base) {
+                vhk_queue_refuse_hole(q);       /* the driver would take whatever its status byte holds for the answer */
+                return 0;
+        }
+        *(volatile uint8_t *)((uint8_t *)last->iov_base + last->iov_len - 1) = BLK_S_IOERR;
+        return r->in_len == 1;
+}
+
 /* ---- bursts ---- */
 
 /* Headers and status bytes were last touched by another CPU: have them all come at once. */
@@ -410,6 +430,10 @@ static unsigned blk_begin_burst(struct blk_queue *bq, struct vhk_req *const *r, 
 
         for (unsigned i = 0; i < n; i++) {
                 struct blk_req *b = r[i]->priv;
+                if (vhk_unlikely(r[i]->flags)) {
+                        vhk_queue_push(bq->q, r[i], blk_refuse_hole(d, bq->q, r[i]));
+                        continue;
+                }
                 int status = blk_parse(d, r[i], b);
 
                 if (status == BLK_GO)
@@ -479,6 +503,10 @@ VHK_HOT void blk_queue_run_null(struct vhk_blkdev *d, struct vhk_queue *q) {
                 budget -= (unsigned)n;
                 blk_prefetch(r, (unsigned)n);
                 for (int i = 0; i < n; i++) {
+                        if (vhk_unlikely(r[i]->flags)) {
+                                len[i] = blk_refuse_hole(d, q, r[i]);
+                                continue;
+                        }
                         int status = blk_parse(d, r[i], &b);
                         len[i] = blk_answer(r[i], &b, status == BLK_GO ? BLK_S_OK : status);
                 }

@@ -437,6 +437,7 @@ static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *ho
                 return k;
         }
         vhk_queue_set_priv(q, bq);
+        vhk_queue_set_holes(q, true);
         blk_note_ring_size(d, vhk_queue_get_size(q));
         return 0;
 }

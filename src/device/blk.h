@@ -26,6 +26,7 @@
 #define BLK_MAX_SEGMENTS 8u             /* ranges of one discard or write zeroes request */
 #define BLK_MAX_DISCARD_SECTORS (1u << 21)      /* 1 GiB: a hole of any size costs the same */
 #define BLK_MAX_ZEROES_SECTORS (1u << 16)       /* 32 MiB: where zeroes are really written, that is what one request may take */
+#define BLK_ERRORS_LOGGED 16u           /* a guest can make as many as it likes */
 #define BLK_IOV_MAX 1024u               /* of preadv(2) and io_uring */
 #define BLK_ARENA 2048u                 /* iovecs for requests whose buffers had to be trimmed, per ring */
 #define BLK_BOUNCE_BYTES (256u << 10)

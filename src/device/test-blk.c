@@ -504,6 +504,42 @@ TEST(a_run_ends_when_its_time_is_over) {
         stop(&m);
 }
 
+/* The driver's memory may be more than the front-end shares: its request fails, and the ring goes on. */
+TEST(a_buffer_outside_of_shared_memory_fails_its_request_only) {
+        static const enum vhk_blkdev_engine kinds[] = { VHK_BLKDEV_SYNC, VHK_BLKDEV_IO_URING, VHK_BLKDEV_NULL };
+
+        for (unsigned k = 0; k < VHK_N(kinds); k++) {
+                struct machine m = { .fd = -1 };
+                struct request r[3];
+
+                if (!has_engine(kinds[k]))
+                        continue;
+                make_file(&m, tmp(), DISK);
+                start(&m, (struct vhk_blkdev_options){ .engine = kinds[k] }, FLUSH);
+                n_logged = 0;
+                for (unsigned i = 0; i < 3; i++) {
+                        r[i] = make(&m, BLK_T_IN, 0, 0, 512);
+                        send(&m, &r[i], &(struct shape){ "data apart", { 16 }, { 512 }, false });
+                }
+                m.desc[r[0].head + 1].addr = vhk_le64_of(MEM_GPA + MEM_BYTES - 100);    /* its data reach out of memory */
+                m.desc[r[1].head].addr = vhk_le64_of(UINT64_MAX - 7);                   /* its header does */
+                publish(&m);
+                wait_all(&m);
+                CHECK(!m.is_broken);
+                CHECK(status(&r[0]) == BLK_S_IOERR && status(&r[1]) == BLK_S_IOERR && status(&r[2]) == BLK_S_OK);
+                CHECK_EQ(used_len(&m, r[0].head), 0);
+                CHECK(n_logged == 2 && strstr(last_log, "outside of the memory"));
+                /* without a status nobody would hear of it */
+                struct request last = make(&m, BLK_T_IN, 0, 0, 512);
+                send(&m, &last, &(struct shape){ "data apart", { 16 }, { 512 }, false });
+                m.desc[last.head + 2].addr = vhk_le64_of(0);
+                publish(&m);
+                CHECK(m.is_broken);
+                CHECK_EQ(vhk_le16_get(m.used->idx), 3);
+                stop(&m);
+        }
+}
+
 TEST(resize) {
         struct machine m = { .fd = -1 };
         struct vhk_error e = { .text = "" };

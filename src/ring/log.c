@@ -14,7 +14,7 @@
 #include "ring/queue.h"
 
 void vhk_queue_log_request(struct vhk_queue *q, const struct vhk_req *r, uintptr_t meta) {
-        uint32_t generation = (uint32_t)meta - 1;
+        uint32_t generation = vhk_meta_generation(meta);
         const struct vhk_memmap *m = generation == q->generation ? q->mem : q->generations[generation].mem;
 
         for (unsigned i = 0; i < r->n_in; i++)

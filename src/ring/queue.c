@@ -214,7 +214,7 @@ int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t ava
         q->in_flight = 0;
         reset_generations(q);
         q->hold = 0;
-        q->marked = q->opened = q->drains_recovered = false;
+        q->marked = q->opened = q->drains_recovered = q->holes = false;
         q->used_given = used;
         q->used_idx = q->used_published = 0;
         q->n_misses = 0;
@@ -374,14 +374,15 @@ static void retire_touching(struct vhk_queue *q, const struct vhk_memmap *new) {
 
         for (uint32_t i = 0; left && i <= q->mask; i++) {
                 struct vhk_req *req = &vhk_queue_slot(q, i)->req;
-                if (req->internal[VHK_REQ_META] != q->meta)
+                uintptr_t meta = req->internal[VHK_REQ_META];
+                if (!meta || vhk_meta_generation(meta) != q->generation)
                         continue;
                 left--;
                 if (!loses_buffers(q, req, new))
                         continue;
                 if (!n++)
                         old = take_generation(q);
-                req->internal[VHK_REQ_META] = old + 1;
+                req->internal[VHK_REQ_META] = (old + 1) | (meta & VHK_META_HOLE);
         }
         if (!n)
                 return;
@@ -401,7 +402,7 @@ static void change_memory(struct vhk_queue *q, const struct vhk_memmap *new) {
 }
 
 void vhk_queue_put_meta(struct vhk_queue *q, uintptr_t meta) {
-        uint32_t i = (uint32_t)meta - 1;
+        uint32_t i = vhk_meta_generation(meta);
         struct vhk_generation *g = &q->generations[i];
 
         if (i == q->generation)
@@ -479,6 +480,14 @@ int vhk_queue_stall(struct vhk_queue *q) {
 
 void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule) {
         vhk_queue_fault(q, rule);
+}
+
+VHK_API void vhk_queue_set_holes(struct vhk_queue *q, int wanted) {
+        q->holes = wanted;
+}
+
+VHK_API void vhk_queue_refuse_hole(struct vhk_queue *q) {
+        vhk_queue_fault(q, VHK_RING_HOLE);
 }
 
 bool vhk_queue_is_broken(const struct vhk_queue *q) {

@@ -24,9 +24,12 @@ static_assert(sizeof(struct vhk_slot) % 16 == 0, "priv is 16-byte aligned");
 /* The members of vhk_req.internal */
 enum {
         VHK_REQ_QUEUE,                  /* its struct vhk_queue, from start on */
-        VHK_REQ_META,                   /* 0: not in flight; else generation + 1 */
+        VHK_REQ_META,                   /* 0: not in flight; else generation + 1, and VHK_META_HOLE */
         VHK_REQ_NEXT,                   /* in the list of completions from other threads */
 };
+
+#define VHK_META_HOLE ((uintptr_t)1 << 16)      /* VHK_REQ_HOLE is set: no request is ordinary that has it */
+static inline uint32_t vhk_meta_generation(uintptr_t meta) { return (uint32_t)(meta & 0xffff) - 1; }
 
 /* Reasons for which pop gives nothing. */
 enum {
@@ -112,6 +115,7 @@ struct vhk_queue {
         uint64_t miss_iova;             /* the translation that is missing, */
         uint8_t miss_perm;              /* for this access; 0: none is */
         bool opened;                    /* its areas have been there: the used index is known */
+        bool holes;                     /* requests with buffers outside of shared memory are popped */
         bool drains_recovered;          /* DRAINING: recovered requests that were not popped yet are to be done, too */
         int32_t declined_at;            /* position at which the device took none of them; -1: none */
         uint16_t missed_at;             /* for which request, and how often in a row */

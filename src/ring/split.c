@@ -40,7 +40,8 @@ struct walk {
         struct {
                 uint16_t n_empty, n_crossings;
                 uint16_t grown;         /* 1: into the block */
-                uint16_t in_table;      /* 1: an indirect one */
+                uint8_t in_table;       /* 1: an indirect one */
+                uint8_t hole;           /* 1: a buffer outside of shared memory */
         };
 };
 
@@ -84,8 +85,13 @@ static __attribute__((noinline)) int walk_add(struct vhk_queue *q, struct walk *
                         w->n_crossings += (uint16_t)(n - 1);
                         return 0;
                 }
-                if (n != -ENOSPC)
+                if (n != -ENOSPC && !q->holes)
                         return VHK_RING_HOLE;
+                if (n != -ENOSPC && w->iov < w->end) {
+                        *w->iov++ = (struct iovec){ NULL, len };
+                        w->hole = 1;
+                        return 0;
+                }
                 int r = walk_grow(q, w);
                 if (r)
                         return r;
@@ -178,7 +184,7 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
         w.end = iov + VHK_SLOT_IOVECS;
         w.table = q->desc;
         w.n_table = q->mask + 1u;
-        w.n_empty = w.n_crossings = w.grown = w.in_table = 0;
+        w.n_empty = w.n_crossings = w.grown = w.in_table = w.hole = 0;
         for (;;) {
                 if (vhk_unlikely(desc_flags(d) & 0xffff & ~(VHK_DESC_NEXT | VHK_DESC_WRITE))) {
                         r = walk_enter(q, &w, d);
@@ -228,6 +234,10 @@ static inline __attribute__((always_inline)) int walk_chain(struct vhk_queue *q,
         req->n_in = (uint16_t)(iov - req->in);
         req->in_len = (uint32_t)sum - req->out_len;
         req->internal[VHK_REQ_META] = q->meta;
+        if (vhk_unlikely(w.hole)) {
+                req->internal[VHK_REQ_META] |= VHK_META_HOLE;
+                req->flags = VHK_REQ_HOLE;
+        }
         return 0;
 }
 
@@ -362,6 +372,7 @@ VHK_API void vhk_queue_unpop(struct vhk_queue *q, unsigned n) {
                         return;
                 }
                 slot->req.internal[VHK_REQ_META] = 0;
+                slot->req.flags = 0;
                 q->in_flight--;
                 if (ring)
                         q->last_avail--;
@@ -385,6 +396,7 @@ static VHK_COLD bool push_odd(struct vhk_queue *q, struct vhk_req *r, uintptr_t 
         }
         if (q->config && q->config->log_data)
                 vhk_queue_log_request(q, r, meta);
+        r->flags = 0;
         vhk_queue_put_meta(q, meta);
         if (q->hold & (VHK_HOLD_BROKEN | VHK_HOLD_STOPPED)) {
                 r->internal[VHK_REQ_META] = 0;
@@ -409,6 +421,7 @@ VHK_API int vhk_queue_leave(struct vhk_queue *q, struct vhk_req *r) {
         }
         vhk_queue_put_meta(q, meta);
         r->internal[VHK_REQ_META] = 0;
+        r->flags = 0;
         q->in_flight--;
         if (q->after & (VHK_AFTER_QUIESCED | VHK_AFTER_DRAINED))
                 vhk_queue_check_settled(q);

@@ -706,6 +706,34 @@ TEST(all_requests_of_a_full_ring_may_be_long_chains) {
         rig_close(&g);
 }
 
+TEST(a_hole_is_popped_only_where_the_device_wants_it) {
+        struct rig_options o = { .num = 16, .used = -1 };
+        struct vhk_req *r, *again;
+        struct rig g;
+
+        rig_open(&g, &o);
+        vhk_queue_set_holes(g.q, true);
+        for (unsigned i = 0; i < 12; i++)               /* the hole is the 11th: in a block */
+                set_desc(&g.desc[i], i == 10 ? UINT64_C(1) << 40 : DATA(i), 64, (uint16_t)(i < 11 ? N : 0), (uint16_t)(i + 1));
+        offer(&g, 0);
+        publish(&g);
+        r = pop_one(&g);
+        CHECK(r->flags == VHK_REQ_HOLE && r->n_out == 12);
+        CHECK(!r->out[10].iov_base && r->out[10].iov_len == 64 && r->out[11].iov_base == at(&g, DATA(11)));
+        vhk_queue_unpop(g.q, 1);
+        again = pop_one(&g);
+        CHECK(again == r && r->flags == VHK_REQ_HOLE);
+        vhk_queue_push(g.q, r, 0);
+        CHECK_EQ(vhk_queue_flush(g.q), 0);
+        offer_one(&g, 0, DATA(0), 64, 0);
+        CHECK(pop_one(&g)->flags == 0);
+        vhk_queue_set_holes(g.q, false);
+        offer_one(&g, 1, UINT64_C(1) << 40, 64, 0);
+        CHECK_EQ(vhk_queue_pop(g.q, &r, 1), -EPIPE);
+        CHECK_EQ(g.rule, VHK_RING_HOLE);
+        rig_close(&g);
+}
+
 /* ---- pushing ---- */
 
 TEST(used_len_is_what_was_written_and_never_more_than_there_was) {
