@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/log.h"
 
 TEST(range_within_does_not_wrap) {
         CHECK(vhk_range_within(0, 10, 10));
@@ -66,4 +67,33 @@ TEST(fdref_closes_with_the_last_owner) {
         CHECK_EQ(vhk_fdref_new(-1, &r), 0);
         CHECK(!r);
         CHECK_EQ(vhk_fdref_notify(NULL), 0);
+}
+
+static unsigned n_lines;
+static char last_line[200];
+
+static void on_line(void *arg, enum vhk_log_level level, const char *text) {
+        n_lines++;
+        snprintf(last_line, sizeof(last_line), "%s", text);
+}
+
+TEST(lines_of_one_id_are_limited_and_those_of_others_are_not) {
+        struct vhk_log_limit limit = { 0 };
+        struct vhk_log log = { on_line, NULL, &limit };
+
+        n_lines = 0;
+        for (unsigned i = 0; i < 3 * VHK_LOG_BURST; i++)
+                vhk_log_id(&log, VHK_LOG_WARNING, "test.flood", "line %u", i);
+        CHECK_EQ(n_lines, VHK_LOG_BURST);
+        vhk_log(&log, VHK_LOG_WARNING, "another line");
+        CHECK_EQ(n_lines, VHK_LOG_BURST + 1);
+        CHECK_STR(last_line, "another line");
+        limit.counts[0].begin -= VHK_LOG_WINDOW_NS;             /* the window is over */
+        vhk_log_id(&log, VHK_LOG_WARNING, "test.flood", "once more");
+        CHECK_EQ(n_lines, VHK_LOG_BURST + 3);                   /* how many were left out, and the line */
+        CHECK_STR(last_line, "once more");
+        log.limit = NULL;
+        for (unsigned i = 0; i < 3 * VHK_LOG_BURST; i++)
+                vhk_log(&log, VHK_LOG_WARNING, "without a limit");
+        CHECK_EQ(n_lines, 4 * VHK_LOG_BURST + 3);
 }
