@@ -437,6 +437,10 @@ static void note(struct replay *r, const struct trace_line *l) {
                 break;
         case VHK_FE_SET_VRING_ENABLE: g->enabled = s.num; break;
         case VHK_FE_GET_VRING_BASE: g->runs = false; break;
+        case VHK_FE_RESET_DEVICE:               /* "disables all rings" */
+                for (unsigned i = 0; i < MAX_RINGS; i++)
+                        r->rings[i].enabled = false;
+                break;
         default: break;
         }
 }

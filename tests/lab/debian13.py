@@ -109,7 +109,8 @@ def _make(directory, packages):
     tree = os.path.join(work, "tree")
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
-    _run(debootstrap, "--variant=minbase", SUITE, tree, uri, what="debootstrap", env=_proxy(settings))
+    # It mounts things in the tree: gone with the namespace, however it ends.
+    _run("unshare", "--mount", debootstrap, "--variant=minbase", SUITE, tree, uri, what="debootstrap", env=_proxy(settings))
     for path in ("/etc/resolv.conf", "/etc/hosts", CERTIFICATES):
         if os.path.exists(path):
             os.makedirs(os.path.dirname(tree + path), exist_ok=True)
