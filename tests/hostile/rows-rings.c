@@ -70,6 +70,16 @@ static void expect_served(const char *what, uint16_t n) {
         }
 }
 
+/* The request is answered with VIRTIO_BLK_S_IOERR (1), and the ring goes on. */
+static void expect_failed(const char *what) {
+        expect_served(what, 1);
+        CHECK_MSG(AREA(0)[STATUS_AT] == 1, "%s: status %u", what, AREA(0)[STATUS_AT]);
+        honest_chain(0);
+        offer(0, 1, 0, 2);
+        expect_served(what, 2);
+        CHECK_MSG(AREA(0)[STATUS_AT] == 0, "%s: status %u of the request after it", what, AREA(0)[STATUS_AT]);
+}
+
 /* ---- addresses ---- */
 
 ROW(H13, "ADDR: areas unmapped, in a hole, misaligned, beyond the end, overflowing, overlapping", "E") {
@@ -167,7 +177,7 @@ ROW(H22, "removing and replacing the memory that holds the rings", "Q") {
 
 /* ---- what a guest may write ---- */
 
-enum due { Q, SERVED, EITHER };
+enum due { Q, SERVED, IOERR, EITHER };
 
 struct guest {
         const char *name;
@@ -181,6 +191,8 @@ static void run_guest(const struct guest *g) {
         g->write();
         if (g->due == Q)
                 expect_broken(g->name);
+        else if (g->due == IOERR)
+                expect_failed(g->name);
         else if (g->due == SERVED)
                 expect_served(g->name, 1);
         else
@@ -270,8 +282,10 @@ GUEST(buf_end) { put(&descs(0)[1], GPA + MEM_BYTES - 511, 512, VHK_DESC_NEXT | V
 GUEST(buf_wrap) { put(&descs(0)[1], ~0ull - 100, 512, VHK_DESC_NEXT | VHK_DESC_WRITE, 2); offer(0, 0, 0, 1); }
 GUEST(buf_null) { put(&descs(0)[0], 0, 16, VHK_DESC_NEXT, 1); offer(0, 0, 0, 1); }
 
-ROW(H43, "buffers across a region's end: into a neighbour served, into a hole not", "Q") {
-        static const struct guest g[] = { { "before", Q, buf_hole }, { "behind", Q, buf_end }, { "2^64", Q, buf_wrap }, { "null", Q, buf_null } };
+ROW(H43, "buffers across a region's end: into a neighbour served, into a hole answered with IOERR", "st") {
+        static const struct guest g[] = {
+                { "before", IOERR, buf_hole }, { "past the end", IOERR, buf_end }, { "2^64", IOERR, buf_wrap }, { "null", IOERR, buf_null },
+        };
 
         RUN(g);
         come();
