@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* The inputs H18, H19, H21 and H43 of our list of hostile inputs are among these. */
+/* The inputs H18, H19, H21 and H43 of tests/adversarial/README.md are among these. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* H20 of our list of hostile inputs: memory is truncated under us. */
+/* H20 of tests/adversarial/README.md: memory is truncated under us. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>

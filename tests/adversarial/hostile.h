@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The table of hostile inputs as tests. One process serves two disks from the same two workers (each with a thread of its
+ * The table of adversarial inputs (README.md) as tests. One process serves two disks from the same two workers (each with a thread of its
  * own): the victim, whom the rows attack, and the bystander, whose front-end does verified reads all the while. After each
  * row the process lives, the bystander was served, descriptors, mappings and memory are what they were, and no thread
  * turns.

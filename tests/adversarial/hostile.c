@@ -376,7 +376,7 @@ int main(int argc, char **argv) {
                 leave();
                 fe = &victim;
                 ok &= row_run(after_row);
-                printf("%s  %-78s %-4s %s  %u reads beside, %llu ms%s%s\n", r->id, r->title, r->outcome, ok ? "ok" : "FAILED",
+                printf("%s  %-78s %-4s %s  %u reads beside, %llu ms%s%s\n", r->id, r->title, r->outcome, ok ? "held" : "FAILED",
                        vhk_load_relaxed(&reads.n) - reads_before, (unsigned long long)((now_ns() - begin) / 1000000), verdict[0] ? "; " : "", verdict);
                 if (!ok)
                         printf("  the victim's log ends: %s", last_lines(victim.log));
