@@ -33,8 +33,15 @@ int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const 
         va_start(ap, format);
         vhk_error_vset(&f->error, code, rule, format, ap);
         va_end(ap);
+        f->explained = true;
         vhk_log(&f->trace, VHK_LOG_DEBUG, "-- (%s) %s", rule, f->error.text);
         return code;
+}
+
+int vhk_frontend_explain(struct vhk_frontend *f, int ret) {
+        if (ret >= 0 || f->explained)
+                return ret;
+        return vhk_frontend_fail(f, ret, "frontend.failed", "the call failed inside this process: %s", strerror(-ret));
 }
 
 int vhk_frontend_fail_translation(struct vhk_frontend *f, int code, const struct vhk_translation *t) {
@@ -54,6 +61,7 @@ int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const c
         }
         f->error = f->end;
         f->error.code = code;
+        f->explained = true;
         return code;
 }
 
@@ -66,6 +74,7 @@ int vhk_frontend_enter(struct vhk_frontend *f) {
                 return -EPIPE;
         }
         f->busy = true;
+        f->explained = false;
         if (!f->closing)
                 f->deadline = vhk_time_after(vhk_now_ns(), f->options.limit_ns);
         return 0;
@@ -74,6 +83,7 @@ int vhk_frontend_enter(struct vhk_frontend *f) {
 int vhk_frontend_need(struct vhk_frontend *f) {
         if (f->end.code && f->closing) {
                 f->error = f->end;
+                f->explained = true;
                 return f->error.code = -EPIPE;
         }
         return f->end.code ? vhk_frontend_wait_again(f) : 0;
@@ -93,6 +103,7 @@ static void tell_queue_events(struct vhk_frontend *f) {
 }
 
 int vhk_frontend_leave(struct vhk_frontend *f, int k) {
+        vhk_frontend_explain(f, k);
         tell_queue_events(f);
         if (f->config_changed && !f->end.code && f->options.on_event)
                 f->options.on_event(f->options.event_arg, VHK_FRONTEND_CONFIG_CHANGED, NULL);

@@ -95,6 +95,7 @@ struct vhk_frontend {
         struct vhk_frontend_options options;            /* limits resolved */
         struct vhk_frontend_info info;
         struct vhk_error error;                         /* of the last call that failed */
+        bool explained;                                 /* @error is of the call that runs, or of the attempt to open */
         struct vhk_error end;                           /* why the connection ended; code 0: it lives */
         struct vhk_log log, trace;
         struct vhk_log_limit log_limit; /* of log */
@@ -123,6 +124,8 @@ struct vhk_frontend {
 
 int vhk_frontend_enter(struct vhk_frontend *f);
 int vhk_frontend_leave(struct vhk_frontend *f, int k);          /* returns @k, events told */
+/* Returns @ret; a failure that has no error message of its own (memory ran out deep inside, say) gets one. */
+int vhk_frontend_explain(struct vhk_frontend *f, int ret);
 /* 0, or the answer to a call that this carrier or back-end has no means for. */
 int vhk_frontend_lacks(struct vhk_frontend *f, uint32_t capability, const char *what);
 /* Is there a connection, perhaps again? */

@@ -233,8 +233,10 @@ static int begin_try(struct vhk_vhost_user *u) {
         int fd;
 
         int ret = vhk_vu_find_endpoint(u, u->spec, true, &fd, &u->f.error);
-        if (ret < 0)
+        if (ret < 0) {
+                u->f.explained = true;
                 return ret;
+        }
         u->state = (struct vhk_wire_state){ 0 };
         u->f.again.answered = false;
         ret = vhk_vu_attach(u, fd);

@@ -22,7 +22,7 @@ static int collect(struct vhk_vhost_user *u, const struct vhk_memory *m, struct 
 
         VHK_AUTOFREE struct wanted *w = calloc(n + 1, sizeof(*w));
         if (!w)
-                return -ENOMEM;
+                return vhk_frontend_fail(&u->f, -ENOMEM, "frontend.memory", "no memory for a table of %u regions", n);
         for (unsigned i = 0; i < n; i++) {
                 struct vhk_region r;
                 int k = vhk_frontend_get_region(&u->f, m, i, &r, &st);
@@ -154,7 +154,7 @@ int vhk_vu_set_memory(struct vhk_frontend *f, struct vhk_memory *m) {
                                          vhk_vu_has(u, VHK_PF_CONFIGURE_MEM_SLOTS) ? "" : " (it has no CONFIGURE_MEM_SLOTS)");
         struct vhk_lent *room = realloc(u->lent, (u->n_lent + n + 1) * sizeof(*room));
         if (!room)
-                return -ENOMEM;
+                return vhk_frontend_fail(f, -ENOMEM, "frontend.memory", "no memory for a table of %u regions", u->n_lent + n);
         u->lent = room;
         u->set.memory = m;
         k = vhk_vu_has(u, VHK_PF_CONFIGURE_MEM_SLOTS) ? send_difference(u, w, n) : send_table(u, w, n);

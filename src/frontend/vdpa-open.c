@@ -209,8 +209,8 @@ int vhk_vhost_vdpa_open(const char *spec, const struct vhk_frontend_options *o, 
         int k = o->has_fd ? 0 : find_node(v, spec, ret_e);
         if (k == 0 && o->iommu && o->on_miss)
                 k = vhk_error_set(ret_e, -EOPNOTSUPP, "vdpa.iommu", "%s never asks what an I/O address means: vhk_frontend_dma_map() tells it", v->name);
-        else if (k == 0 && (k = get_to_know(v)) < 0)
-                vhk_error_set(ret_e, k, v->f.error.code ? v->f.error.rule : "vdpa.open", "%s", v->f.error.code ? v->f.error.text : strerror(-k));
+        else if (k == 0 && (k = vhk_frontend_explain(&v->f, get_to_know(v))) < 0)
+                vhk_error_set(ret_e, k, v->f.error.rule, "%s", v->f.error.text);
         if (k < 0) {
                 if (o->has_fd)
                         v->fd = -1;     /* stays the caller's */

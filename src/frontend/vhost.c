@@ -567,7 +567,7 @@ int vhk_vhost_open(const struct vhk_vhost_kind *kind, const char *spec, const st
         k = handshake(v);
         if (k == 0)
                 k = make_epoll(v);
-        if (k < 0) {
+        if (vhk_frontend_explain(&v->f, k) < 0) {
                 vhk_error_set(ret_e, k, v->f.error.rule, "%s", v->f.error.text);
                 free_failed(v);
                 return k;

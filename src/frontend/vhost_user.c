@@ -442,8 +442,9 @@ static int open_channel(struct vhk_vhost_user *u) {
                 return vhk_frontend_fail(&u->f, vhk_errno(), "frontend.channel", "cannot make a channel for the back-end: %s", strerror(errno));
         VHK_AUTOCLOSE int theirs = s[1];
         int k = vhk_conn_init(&u->channel, s[0]);
-        if (k == 0)
-                k = watch(u, u->channel.fd);
+        if (k < 0)
+                return vhk_frontend_fail(&u->f, k, "frontend.channel", "cannot make a channel for the back-end: %s", strerror(-k));
+        k = watch(u, u->channel.fd);
         if (k < 0)
                 return k;
         return vhk_vu_call(u, &(struct vhk_vu_call){ .id = VHK_FE_SET_BACKEND_REQ_FD, .fds = &theirs, .n_fds = 1 }, NULL, NULL);
@@ -635,7 +636,7 @@ static int connect_and_greet(struct vhk_vhost_user *u, struct vhk_error *ret_e) 
                 k = vhk_vu_get_u64(u, VHK_FE_GET_FEATURES, &u->state.features_offered);
         if (k == 0)
                 k = vhk_vu_handshake(u);
-        return k < 0 ? vhk_error_set(ret_e, k, u->f.error.rule, "%s", u->f.error.text) : 0;
+        return vhk_frontend_explain(&u->f, k) < 0 ? vhk_error_set(ret_e, k, u->f.error.rule, "%s", u->f.error.text) : 0;
 }
 
 int vhk_vhost_user_open(const char *spec, const struct vhk_frontend_options *o, struct vhk_frontend **ret_f, struct vhk_error *ret_e) {
