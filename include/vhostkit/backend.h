@@ -3,9 +3,10 @@
  * The back-end end: serves one device to one front-end at a time, over vhost-user or to this machine's kernel through VDUSE. Many
  * per process. All calls belong to the control worker's thread, unless stated.
  *
- * A front-end can truncate the memory that it shares at any time, and the next access raises SIGBUS. A program that serves a
- * back-end calls vhk_sigbus_install() (<vhostkit/memory.h>) at its start, or vhk_sigbus_try() from a SIGBUS handler of its own;
- * otherwise such a front-end ends the process. vhk_daemon_run() does it.
+ * A front-end can truncate the memory that it shares at any time, and the next access raises
+ * SIGBUS. A program that serves a back-end calls vhk_sigbus_install() (<vhostkit/memory.h>) at its
+ * start, or vhk_sigbus_try() from a SIGBUS handler of its own; otherwise such a front-end ends the
+ * process. vhk_daemon_run() does it.
  */
 #ifndef VHOSTKIT_BACKEND_H
 #define VHOSTKIT_BACKEND_H
@@ -20,8 +21,9 @@ extern "C" {
 struct vhk_backend;
 
 /**
- * Quirks of front-ends. LOG_REPLY_U64: SET_LOG_BASE is acknowledged like other messages, by a u64 of 0, and only if NEED_REPLY asks for
- * it, as front-ends on the Rust crate vhost up to 0.15 expect. Without it the reply has 16 bytes, which QEMU and vhost 0.16 expect.
+ * Quirks of front-ends. LOG_REPLY_U64: SET_LOG_BASE is acknowledged like other messages, by a u64
+ * of 0, and only if NEED_REPLY asks for it, as front-ends on the Rust crate vhost up to 0.15
+ * expect. Without it the reply has 16 bytes, which QEMU and vhost 0.16 expect.
  */
 enum {
         VHK_QUIRK_LOG_REPLY_U64 = 1,
@@ -64,25 +66,29 @@ struct vhk_vduse_options {
  * @mode: with a path: who calls whom
  * @control: home of control; required
  * @n_queues: fewer rings than ops->n_queues; 0: all
- * @queue_size_max: entries, a power of two, smaller than the device's number (see struct vhk_device_ops); 0: the device's
- * @protocol_offer: protocol feature bits to offer besides the default ones. GPA_ADDRESSES (21): not by default, since front-ends on the Rust
- *      crate vhost 0.16 acknowledge that bit and mean another feature. XEN_MMAP (17): the longer form of regions is understood, but only plain
- *      memory is mapped, foreign and granted pages are refused. PAGEFAULT (8, postcopy) takes the place of CONFIGURE_MEM_SLOTS
- *      (15), needs userfaultfd(2), and is only offered where no ring has control's worker
+ * @queue_size_max: entries, a power of two, smaller than the device's number (see struct
+ *      vhk_device_ops); 0: the device's
+ * @protocol_offer: protocol feature bits to offer besides the default ones. GPA_ADDRESSES (21): not
+ *      by default, since front-ends on the Rust crate vhost 0.16 acknowledge that bit and mean
+ *      another feature. XEN_MMAP (17): the longer form of regions is understood, but only plain
+ *      memory is mapped, foreign and granted pages are refused. PAGEFAULT (8, postcopy) takes the
+ *      place of CONFIGURE_MEM_SLOTS (15), needs userfaultfd(2), and is only offered where no ring
+ *      has control's worker
  * @protocol_no_offer: protocol feature bits not to offer
  * @features_no_offer: virtio feature bits not to offer
  * @features_offer: virtio feature bits to offer besides the device's: ACCESS_PLATFORM (33: all addresses go through the
  *      front-end's IOMMU) and no other. Only when asked for, since some front-ends acknowledge it and know nothing of it
  * @limit_ns: time limit for a drain or a memory change to end; 0: 30 s (VDUSE: 20 s, for the kernel gives up on the device after 30)
- * @any_file_system: 1: take memory in files of any file system. By default only those of memfd, tmpfs, hugetlbfs, ramfs, ext2 to ext4,
- *      xfs, btrfs, f2fs, bcachefs and zfs: a file of FUSE, NFS or another server is refused (mem.file-system), because a server
- *      that does not answer holds up control and rings for ever
+ * @any_file_system: 1: take memory in files of any file system. By default only those of memfd,
+ *      tmpfs, hugetlbfs, ramfs, ext2 to ext4, xfs, btrfs, f2fs, bcachefs and zfs: a file of FUSE,
+ *      NFS or another server is refused (mem.file-system), because a server that does not answer
+ *      blocks control and rings permanently
  * @vduse: with "vduse:NAME"; NULL: as if all of it were zero
  * @on_event: may be NULL
  * @log: may be NULL
  * @trace: prints every message in one line; may be NULL
- * @quirks: VHK_QUIRK_* bits, for front-ends that differ from the protocol in ways that exclude each other. Another bit is
- *      -EOPNOTSUPP
+ * @quirks: VHK_QUIRK_* bits, for front-ends that differ from the protocol in ways that exclude each
+ *      other. Another bit is -EOPNOTSUPP
  */
 struct vhk_backend_options {
         size_t size;
@@ -131,7 +137,8 @@ int vhk_backend_stop(struct vhk_backend *b, enum vhk_stop how, uint64_t limit_ns
 /** vhk_backend_free() - only before a front-end came, or after VHK_BACKEND_ENDED; NULL is legal. Unlinks its own socket file. */
 struct vhk_backend *vhk_backend_free(struct vhk_backend *b);
 
-/** struct vhk_ring_metrics - plain counters of one ring; set @size. Read from control, exact when the ring is stopped */
+/** struct vhk_ring_metrics - plain counters of one ring; set @size. Read from control, exact when
+ * the ring is stopped */
 struct vhk_ring_metrics {
         size_t size;
         uint64_t requests, kicks, notifications, flushes, faults;

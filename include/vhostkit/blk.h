@@ -54,15 +54,18 @@ struct vhk_blk_info {
         uint16_t n_queues;              /* of the device */
 };
 
-/** vhk_blk_open() - find the disk, negotiate, start the rings. What vhk_frontend_open() says, with the error message in @ret_e; when it fails an
- * inherited descriptor stays the caller's */
+/** vhk_blk_open() - find the disk, negotiate, start the rings. Returns what vhk_frontend_open()
+ * does, with the error message in @ret_e; when it fails an inherited descriptor stays the
+ * caller's */
 int vhk_blk_open(const char *spec, const struct vhk_blk_options *o, struct vhk_blk **ret_b, struct vhk_error *ret_e);
 /**
  * vhk_blk_close() - stop the rings, reset the device, free; NULL is legal, and comes back
  *
- * No other thread may be in a call on the disk or its queues. Looks for no back-end that has gone, and takes no longer than the front-end's
- * limit_ns. From inside of a callback, too (VHK_FRONTEND_GONE, say): then no further one is called, and the disk is closed when the call that
- * runs is over, which returns what it would have (-EPIPE, say); the memory of vhk_blk_alloc() goes then.
+ * No other thread may be in a call on the disk or its queues. Looks for no back-end that has gone,
+ * and takes no longer than the front-end's limit_ns. From inside of a callback, too
+ * (VHK_FRONTEND_GONE, say): then no further one is called, and the disk is closed when the call
+ * that runs is over, which returns what it would have (-EPIPE, say); the memory of vhk_blk_alloc()
+ * goes then.
  */
 struct vhk_blk *vhk_blk_close(struct vhk_blk *b);
 int vhk_blk_get_info(struct vhk_blk *b, struct vhk_blk_info *ret_i);
@@ -72,11 +75,13 @@ struct vhk_frontend *vhk_blk_get_frontend(struct vhk_blk *b);   /* stays the dis
 void *vhk_blk_alloc(struct vhk_blk *b, size_t len);
 
 /* Synchronous, on queue 0. Return: bytes done (all of them), 0 for the calls without data, or a negative errno:
- * -EINVAL (not a multiple of the block size), -ENXIO (beyond the end), -EROFS, -EIO (the device says so), -EOPNOTSUPP; -EPROTO (of a read the
- * device reports success, and fewer bytes written than were asked for); -EBUSY (asynchronous requests are in flight on queue 0); -ETIMEDOUT (a
- * later call waits for the unanswered requests first, and says the same again if they are not answered in time); -EPIPE (the connection has
- * ended, or the device broke the rules of the ring: from then on every call says so). vhk_frontend_get_error() of vhk_blk_get_frontend() has
- * the text. */
+ * -EINVAL (not a multiple of the block size), -ENXIO (beyond the end), -EROFS, -EIO (reported by
+ * the device), -EOPNOTSUPP; -EPROTO (of a read the device reports success, and fewer bytes written
+ * than were asked for); -EBUSY (asynchronous requests are in flight on queue 0); -ETIMEDOUT (a
+ * later call waits for the unanswered requests first, and returns the same again if they are not
+ * answered in time); -EPIPE (the connection has ended, or the device broke the rules of the ring:
+ * from then on every call returns it). vhk_frontend_get_error() of vhk_blk_get_frontend() has the
+ * text. */
 ssize_t vhk_blk_pread(struct vhk_blk *b, void *buf, size_t n, uint64_t off);
 ssize_t vhk_blk_pwrite(struct vhk_blk *b, const void *buf, size_t n, uint64_t off);
 int vhk_blk_flush(struct vhk_blk *b);
@@ -91,8 +96,9 @@ enum vhk_blk_op { VHK_BLK_READ, VHK_BLK_WRITE, VHK_BLK_FLUSH, VHK_BLK_DISCARD, V
 #define VHK_BLK_IO_UNMAP (1u << 0)      /* with WRITE_ZEROES */
 
 /**
- * struct vhk_blk_io - one request; @iov must be lent memory (vhk_blk_alloc()), and stay until it is reaped. It has no size, for arrays of it
- * are taken; other requests will be other values of @op and bits of @flags (those that are not defined are 0)
+ * struct vhk_blk_io - one request; @iov must be shared memory (vhk_blk_alloc()), and stay until it
+ * is reaped. It has no size, for arrays of it are taken; other requests will be other values of @op
+ * and bits of @flags (those that are not defined are 0)
  */
 struct vhk_blk_io {
         enum vhk_blk_op op;
@@ -102,7 +108,8 @@ struct vhk_blk_io {
         unsigned n_iov;
         void *cookie;
 };
-/** struct vhk_blk_done - a finished request. It has no size, for arrays of it are filled: what else there is to say will have a call of its own */
+/** struct vhk_blk_done - a finished request. It has no size, since arrays of it are filled; further
+ * results will have a call of their own */
 struct vhk_blk_done {
         void *cookie;
         int result;                     /* 0 or a negative errno, as above */
@@ -111,10 +118,12 @@ struct vhk_blk_done {
 
 /** vhk_blk_get_queue() - queue @i of those opened; queue 0 is shared with the synchronous calls, which need it idle (-EBUSY) */
 int vhk_blk_get_queue(struct vhk_blk *b, unsigned i, struct vhk_blk_queue **ret_q);
-/** vhk_blk_submit() - returns how many of @n were taken (fewer when the ring is full), or a negative errno if none for another reason; -EPIPE as above */
+/** vhk_blk_submit() - returns how many of @n were taken (fewer when the ring is full), or a
+ * negative errno if none for another reason; -EPIPE as above */
 int vhk_blk_submit(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n);
-/** vhk_blk_reap() - up to @n finished requests; waits at most @timeout_ms for the first (-1 for ever, 0 not at all). 0 at once if nothing is in flight;
- * -EPIPE as above, when no result is left */
+/** vhk_blk_reap() - up to @n finished requests; waits at most @timeout_ms for the first (-1 without
+ * limit, 0 not at all). 0 at once if nothing is in flight; -EPIPE as above, when no result is
+ * left */
 int vhk_blk_reap(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms);
 /** vhk_blk_queue_get_fd() - readable when vhk_blk_reap() has something; -1 while polling */
 int vhk_blk_queue_get_fd(struct vhk_blk_queue *q);

@@ -31,10 +31,10 @@ enum vhk_blkdev_engine {
  * @read_only: 1: the file is opened read-only, writes fail
  * @direct: 1: O_DIRECT; guest buffers that are not aligned bounce
  * @n_queues: 0: 1
- * @queue_size: entries of a ring that the disk is made for: seg_max follows from it. Larger rings are served, see struct
- *              vhk_device_ops; 0: 128
- * @block_size: logical block size, a power of two from 512 to 65536 bytes; 0: that of the block device, 512 for
- *              a file, or what @direct demands
+ * @queue_size: entries of a ring that the disk is made for: seg_max follows from it. Larger rings
+ *              are served, see struct vhk_device_ops; 0: 128
+ * @block_size: logical block size, a power of two from 512 to 65536 bytes; 0: that of the block
+ *              device, 512 for a file, or what @direct demands
  * @capacity: bytes, with VHK_BLKDEV_NULL; 0: the size of @path
  * @log: state changes and the first I/O errors; called on the rings' threads too; may be NULL
  */

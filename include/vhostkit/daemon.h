@@ -19,8 +19,8 @@ enum vhk_option_type {
 };
 
 /**
- * struct vhk_option - one row of a program's option table; the last has name NULL. It has no size, for a table is an array: other kinds of
- * options will be other values of @type
+ * struct vhk_option - one row of a program's option table; the last has name NULL. It has no size,
+ * for a table is an array: other kinds of options will be other values of @type
  * @reserved: 0
  */
 struct vhk_option {

@@ -130,9 +130,10 @@ struct vhk_crypto_ops {
  * @size: sizeof(struct vhk_device_ops) of the caller
  * @virtio_id: virtio device id (virtio 1.3, 5)
  * @n_queues: most rings it has (1-256)
- * @queue_size_max: entries of a ring that it is made for, a power of two, at most 32768. It is told to who can be told (VDUSE's
- *                  kernel, not a vhost-user front-end), and rings of up to 1024 entries, or of so many if that is more, are served:
- *                  size whatever depends on a ring in queue_start, by vhk_queue_get_size()
+ * @queue_size_max: entries of a ring that it is made for, a power of two, at most 32768. It is
+ *                  passed on where there is a way (VDUSE's kernel, not a vhost-user front-end), and
+ *                  rings of up to 1024 entries, or of so many if that is more, are served: size
+ *                  whatever depends on a ring in queue_start, by vhk_queue_get_size()
  * @req_size: bytes of vhk_req.priv
  * @config_len: bytes of configuration space (at most 256)
  * @threads: see enum vhk_threads
@@ -145,9 +146,10 @@ struct vhk_crypto_ops {
  *              and again when it changes. 0 or a negative errno (then the front-end is told)
  * @get_config: control; copy [off, off+n) of the configuration space, always inside config_len
  * @set_config: control; likewise; 0 or a negative errno. Without it every write is refused
- * @queue_start: home; the ring runs from now on. 0 or a negative errno: the start is refused, with that errno in the log,
- *              and the ring stays stopped (queue_stop and queue_stopped are not called). Keep what belongs to
- *              the ring in vhk_queue_set_priv(); @home takes watches, timers and pollers of the device
+ * @queue_start: home; the ring runs from now on. 0 or a negative errno: the start is refused, with
+ *              that errno in the log, and the ring stays stopped (queue_stop and queue_stopped are
+ *              not called). Keep what belongs to the ring in vhk_queue_set_priv(); @home takes
+ *              watches, timers and pollers of the device
  * @queue_run: home; there may be requests: pop, work, push, flush
  * @queue_stop: home; pop gives nothing more; the ring has stopped when no request is in flight: complete them all
  *              (now or later) and call nothing else. Undo queue_start in queue_stopped.
@@ -165,8 +167,9 @@ struct vhk_crypto_ops {
  * @crypto: crypto devices
  * @display: graphics cards: what they draw on, see <vhostkit/display.h>
  *
- * @disconnected: control, may be NULL; the front-end has gone, after @reset; another one may connect. A reset alone does not
- *              tell a new driver from one that goes on: QEMU sends status 0 whenever its guest is stopped
+ * @disconnected: control, may be NULL; the front-end has closed its connection, after @reset;
+ *              another one may connect. A reset alone does not distinguish a new driver from one
+ *              that continues: QEMU sends status 0 whenever its guest is stopped
  */
 struct vhk_device_ops {
         size_t size;

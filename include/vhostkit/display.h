@@ -130,7 +130,8 @@ int vhk_display_set_cursor(struct vhk_display *d, unsigned scanout, uint32_t x, 
  * @closed: nothing is shown any more. @e: the device broke this protocol; the rest of the front-end goes on, without a display until the
  *          back-end is found again. NULL: the device has gone, or the front-end is closed
  *
- * Called from inside of front-end calls, on their thread; vhk_frontend_close() may be called there. get_info is required; of the others those that are NULL are ignored.
+ * Called from inside of front-end calls, on their thread; vhk_frontend_close() may be called there.
+ * get_info is required; of the others those that are NULL are ignored.
  */
 struct vhk_frontend_display {
         size_t size;

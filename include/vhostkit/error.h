@@ -11,8 +11,8 @@ extern "C" {
 #endif
 
 /**
- * struct vhk_error - why a call failed, owned by the caller. It has no size and will not grow: 256 bytes, what else is to be known of an
- * error will have a function of its own
+ * struct vhk_error - why a call failed, owned by the caller. It has no size and will not grow: 256
+ * bytes, what else is to be known of an error will have a function of its own
  * @code: the negative errno that the call returned
  * @rule: static, stable identifier of the broken rule, for programs (never NULL once set)
  * @text: one sentence for people: what was wrong, where, and what was expected; always terminated
@@ -31,8 +31,9 @@ typedef void (*vhk_log_fn)(void *arg, enum vhk_log_level level, const char *text
 /**
  * vhk_open_standard_fds() - open /dev/null as those of descriptors 0, 1 and 2 that are closed
  *
- * A program that is started with them closed would get a socket, its image or guest memory as standard error, and write its
- * messages into that. Programs call this first in main(); vhk_daemon_run() does it. Before there are other threads.
+ * A program that is started with them closed would get a socket, its image or guest memory as
+ * standard error, and write its messages into that. Programs call this first in main();
+ * vhk_daemon_run() does it. Before there are other threads.
  *
  * Return: 0, or what open(2) of /dev/null gives.
  */

@@ -4,9 +4,10 @@
  * belongs to one thread at a time. Every call has a time limit and serves the back-end's own requests while it waits;
  * callbacks may not call back in (-EDEADLK), but may close (vhk_frontend_close()).
  *
- * A back-end gets the descriptors of the memory, and can truncate a file that is not sealed against shrinking (F_SEAL_SHRINK);
- * the next access of the front-end raises SIGBUS then. Memory of vhk_memory_alloc() is sealed. A program whose own memory
- * (vhk_memory_add()) is not sealed handles SIGBUS itself: vhk_sigbus_install() is for memory that the library maps.
+ * A back-end gets the descriptors of the memory, and can truncate a file that is not sealed against
+ * shrinking (F_SEAL_SHRINK); the next access of the front-end raises SIGBUS then. Memory of
+ * vhk_memory_alloc() is sealed. A program whose own memory (vhk_memory_add()) is not sealed handles
+ * SIGBUS itself: vhk_sigbus_install() is for memory that the library maps.
  */
 #ifndef VHOSTKIT_FRONTEND_H
 #define VHOSTKIT_FRONTEND_H
@@ -84,20 +85,25 @@ typedef int (*vhk_frontend_miss_fn)(void *arg, uint64_t iova, uint32_t access, s
 /**
  * struct vhk_frontend_options - zero it, set @size
  * @has_fd, @fd: an inherited descriptor instead of a path: a socket, listening or connected, or what a kernel's node was opened as;
- *               becomes the front-end's when vhk_frontend_open() returns 0, and stays the caller's when it fails
+ *               becomes the front-end's when vhk_frontend_open() returns 0, and stays the caller's
+ *               when it fails
  * @mode: with a path: who calls whom
  * @virtio_id: device type, where the carrier does not tell (vhost-user does not); 0 unknown
  * @connect_ns: keep trying to connect (or wait for a connection) so long; 0: one try (listening: 30 s)
- * @limit_ns: time limit of one call, of all that it does: a reconnection that it waits for too; 0: 30 s
+ * @limit_ns: time limit of one call, of all that it does: a reconnection that it waits for too; 0:
+ *            30 s
  * @on_queue: in-band notifications are wanted (VHK_CAP_INBAND): rings may be started without descriptors. Called as other events are, with
  *            @event_arg. NULL: they are not
  * @on_notifier: the device may have rings kicked by a page of hardware; with @event_arg. NULL: it may not
  * @protocol_no_offer: protocol feature bits (vhost-vdpa: backend feature bits) not to take though both sides could
- * @reconnect_ns: a back-end that went away is looked for again for so long, and is told all that was set: features, status, MTU, what
- *                was written to the configuration, log, memory, rings, and which requests were in flight; 0: its end is the end. The
- *                memory that was lent and the descriptors of rings must stay until the front-end is closed. With an inherited
- *                connected descriptor it is of no use. The search ends for good when the connection was lost 8 times in a row with
- *                nothing achieved in between (error id "frontend.keeps-dying", and the message or request that it happened at)
+ * @reconnect_ns: a back-end that went away is looked for again for so long, and receives all that
+ *                was set: features, status, MTU, what was written to the configuration, log,
+ *                memory, rings, and which requests were in flight; 0: its end is the end. The
+ *                memory that was shared and the descriptors of rings must stay until the front-end
+ *                is closed. With an inherited connected descriptor it is of no use. The search ends
+ *                for good when the connection was lost 8 times in a row with nothing achieved in
+ *                between (error id "frontend.keeps-dying", and the message or request that it
+ *                happened at)
  * @shmem: shared memory regions are wanted; copied. NULL: they are not
  * @iommu: ACCESS_PLATFORM may be taken, where it is offered (VHK_CAP_IOMMU): then all addresses in rings and requests, those of
  *         struct vhk_ring_setup too, are I/O addresses
@@ -148,8 +154,9 @@ int vhk_frontend_open(const char *spec, const struct vhk_frontend_options *o, st
 /**
  * vhk_frontend_prepare_close() - the calls to come are on the way to vhk_frontend_close()
  *
- * From now on all calls together, vhk_frontend_close() with them, take limit_ns at most, and none looks for a back-end that has gone
- * (-EPIPE at once). For callers who stop rings or set the status before they close. Same thread as the other calls.
+ * From now on all calls together, vhk_frontend_close() with them, take limit_ns at most, and none
+ * looks for a back-end that has gone (-EPIPE at once). For callers who stop rings or set the status
+ * before they close. Same thread as the other calls.
  *
  * Return: 0; -EDEADLK from inside of a callback.
  */
@@ -157,9 +164,9 @@ int vhk_frontend_prepare_close(struct vhk_frontend *f);
 /**
  * vhk_frontend_close() - stop what runs, and close
  *
- * Takes limit_ns at most, for all rings together, and does not wait for a back-end that has gone. NULL is legal, and comes
- * back. From inside of a callback, too (those of a display as well): then no event is reported any more, and the front-end is closed
- * when the call that runs is over.
+ * Takes limit_ns at most, for all rings together, and does not wait for a back-end that has gone.
+ * NULL is legal, and comes back. From inside of a callback, too (those of a display as well): then
+ * no event is reported any more, and the front-end is closed when the call that runs is over.
  */
 struct vhk_frontend *vhk_frontend_close(struct vhk_frontend *f);
 
@@ -229,9 +236,10 @@ int vhk_frontend_get_status(struct vhk_frontend *f, uint8_t *ret_status);
 /**
  * vhk_frontend_set_status() - set the device status; 0 resets the device
  *
- * A reset means the same with every carrier, and the same as vhk_frontend_reset(): no ring runs, nothing is in flight any more (what
- * vhk_frontend_suspend_queue() left undone neither), what was written to the configuration is void, pages for kicks and
- * mappings of the device are taken back (on_notifier with -1, unmap).
+ * A reset means the same with every transport, and the same as vhk_frontend_reset(): no ring runs,
+ * nothing is in flight any more (what vhk_frontend_suspend_queue() left undone neither), what was
+ * written to the configuration is void, pages for kicks and mappings of the device are taken back
+ * (on_notifier with -1, unmap).
  */
 int vhk_frontend_set_status(struct vhk_frontend *f, uint8_t status);
 /** vhk_frontend_reset() - reset the device, see vhk_frontend_set_status() */
@@ -240,8 +248,8 @@ int vhk_frontend_reset(struct vhk_frontend *f);
 int vhk_frontend_get_shmem_config(struct vhk_frontend *f, uint64_t ret_sizes[VHK_SHMEM_REGIONS]);
 
 /**
- * struct vhk_ring_base - where a ring stands; the wrap counters are for packed rings (fresh: 1). It has no size: this is all that virtio
- * has of it
+ * struct vhk_ring_base - where a ring stands; the wrap counters are for packed rings (fresh: 1). It
+ * has no size: this is all that virtio has of it
  * @reserved: 0
  */
 struct vhk_ring_base {
@@ -263,7 +271,8 @@ struct vhk_ring_setup {
         struct vhk_ring_base base;
         int kick_fd, call_fd, err_fd;
 };
-/** vhk_frontend_start_queue() - start ring @i. When it fails the ring is stopped; -EBUSY: it runs already */
+/** vhk_frontend_start_queue() - start ring @i. When it fails the ring is stopped; -EBUSY: it runs
+ * already */
 int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vhk_ring_setup *s);
 int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
 /**
@@ -298,9 +307,10 @@ int vhk_frontend_get_fd(struct vhk_frontend *f);
 /**
  * vhk_frontend_dispatch() - serve the back-end's requests that are there; never waits for a reply
  *
- * Translations that it answers and objects that it asks for are acknowledged later, to a later call. With reconnect_ns it makes the
- * next step of a reconnection: a peer that does not answer is not waited for; one that does is told everything at once, which takes
- * as long as it needs for that, at most limit_ns.
+ * Translations that it answers and objects that it asks for are acknowledged later, to a later
+ * call. With reconnect_ns it makes the next step of a reconnection: a peer that does not answer is
+ * not waited for; one that does is sent everything at once, which takes as long as it needs for
+ * that, at most limit_ns.
  *
  * Return: number handled, or a negative errno.
  */

@@ -45,13 +45,15 @@ struct vhk_memory *vhk_memory_free(struct vhk_memory *m);
 /**
  * vhk_memory_add() - add a region; a front-end that uses the table learns of it with the next vhk_frontend_set_memory()
  *
- * The descriptor is duplicated. Seal the file against shrinking (F_SEAL_SHRINK), or a back-end can truncate it and make the next
- * access raise SIGBUS. Return: 0; -EINVAL (size, alignment, length 0, beyond the end of the file, wraps);
- * -EEXIST (overlaps another region in guest or user addresses); -EMFILE; -ENOMEM.
+ * The descriptor is duplicated. Seal the file against shrinking (F_SEAL_SHRINK), or a back-end can
+ * truncate it and make the next access raise SIGBUS. Return: 0; -EINVAL (size, alignment, length 0,
+ * beyond the end of the file, wraps); -EEXIST (overlaps another region in guest or user addresses);
+ * -EMFILE; -ENOMEM.
  */
 int vhk_memory_add(struct vhk_memory *m, const struct vhk_region *r);
 
-/** vhk_memory_remove() - remove the region with exactly that address and length (or the one that vhk_memory_alloc() was asked for). -ENOENT. */
+/** vhk_memory_remove() - remove the region with exactly that address and length (or the one that
+ * vhk_memory_alloc() was asked for). -ENOENT. */
 int vhk_memory_remove(struct vhk_memory *m, vhk_gpa_t gpa, uint64_t len);
 
 /**
@@ -59,8 +61,9 @@ int vhk_memory_remove(struct vhk_memory *m, vhk_gpa_t gpa, uint64_t len);
  * mapped here, at a guest address above all others; freed with the table
  * @len: bytes, rounded up to 2 MiB
  *
- * Guest address, address here, length and offset in the file are multiples of 2 MiB, for back-ends that map whole huge pages (SPDK's
- * vhost target); of 4096 bytes where the range that was set has no room for that. Pages that are not touched cost nothing.
+ * Guest address, address here, length and offset in the file are multiples of 2 MiB, for back-ends
+ * that map whole huge pages (SPDK's vhost target); of 4096 bytes where the range that was set has
+ * no room for that. Pages that are not touched cost nothing.
  *
  * -ENOSPC: no room left in the range that was set.
  */
@@ -69,7 +72,8 @@ int vhk_memory_alloc(struct vhk_memory *m, size_t len, void **ret_va);
 /** vhk_memory_set_range() - guest addresses for vhk_memory_alloc(), @last included: vhk_frontend_info.iova_first and iova_last. -EINVAL */
 int vhk_memory_set_range(struct vhk_memory *m, uint64_t first, uint64_t last);
 
-/** vhk_memory_get_region() - the @i-th region in order of guest address; set @ret_r->size. -ENOENT behind the last; -EINVAL: size is not set */
+/** vhk_memory_get_region() - the @i-th region in order of guest address; set @ret_r->size. -ENOENT
+ * past the last; -EINVAL: size is not set */
 int vhk_memory_get_region(const struct vhk_memory *m, unsigned i, struct vhk_region *ret_r);
 
 /** vhk_memory_find() - guest address of [@va, @va + @len), which must lie in one region; -EFAULT */
@@ -111,26 +115,30 @@ int vhk_dirty_log_take(struct vhk_dirty_log *l, uint64_t from, uint64_t *ret_gpa
 /**
  * vhk_sigbus_install() - handle SIGBUS for this process
  *
- * A peer can truncate memory that it shares with us at any time, and the next access to it raises SIGBUS, which ends the
- * process by default. A program that serves a back-end (vhk_backend_open()) must therefore call this once at its start, or
- * vhk_sigbus_try() from a handler of its own. vhk_daemon_run() calls it.
+ * A peer can truncate memory that it shares with us at any time, and the next access to it raises
+ * SIGBUS, which ends the process by default. A program that serves a back-end (vhk_backend_open())
+ * must therefore call this once at its start, or vhk_sigbus_try() from a handler of its own.
+ * vhk_daemon_run() calls it.
  *
- * The handler calls vhk_sigbus_try(); a SIGBUS that is not ours goes to the handler that was there before, or ends the process
- * as by default. It runs on the alternate signal stack of a thread that has one. A second call does nothing. A program that
- * installs another handler afterwards must call vhk_sigbus_try() from it. Any thread.
+ * The handler calls vhk_sigbus_try(); a SIGBUS that is not ours goes to the handler that was there
+ * before, or ends the process as by default. It runs on the alternate signal stack of a thread that
+ * has one. A second call does nothing. A program that installs another handler afterwards must call
+ * vhk_sigbus_try() from it. Any thread.
  *
  * Return: 0, or what sigaction(2) gives.
  */
 int vhk_sigbus_install(void);
 
 /**
- * vhk_sigbus_try() - was this SIGBUS caused by a peer that truncated, or poisoned, memory that it shares with us?
+ * vhk_sigbus_try() - was this SIGBUS caused by a peer that truncated, or poisoned, memory that it
+ * shares with us?
  * @siginfo: the siginfo_t that the handler got
  *
- * For programs with a SIGBUS handler of their own, which calls this first; others call vhk_sigbus_install().
- * Async-signal-safe, any thread. If the fault is in memory of a peer, a private page of zeroes is put in place, the memory is
- * marked bad (the connection that it belongs to fails soon after) and the result is 1: the handler returns. 0: the fault is
- * somewhere else, and the program does what it would do without vhostkit.
+ * For programs with a SIGBUS handler of their own, which calls this first; others call
+ * vhk_sigbus_install(). Async-signal-safe, any thread. If the fault is in memory of a peer, a
+ * private page of zeroes is put in place, the memory is marked bad (the connection that it belongs
+ * to fails soon after) and the result is 1: the handler returns. 0: the fault is somewhere else,
+ * and the program does what it would do without vhostkit.
  */
 int vhk_sigbus_try(const void *siginfo);
 

@@ -14,17 +14,19 @@ extern "C" {
 
 /**
  * vhk_frontend_set_log() - where marks go from now on, rings running or not
- * @fd: a descriptor that can be mapped shared; stays the caller's. -1: there is no log any more (@offset and @size do not count)
+ * @fd: a descriptor that can be mapped shared; stays the caller's. -1: there is no log any more
+ *      (@offset and @size do not count)
  * @offset: of the byte for guest address 0, page aligned
  * @size: bytes; enough for all memory that is lent
  *
  * When it returns, a former log is not written to any more. Nothing is marked until one of the two below asks for it. Needs
- * VHK_CAP_LOG; a back-end that does not like the log closes the connection (-EPIPE). Without a log nothing can be marked: -EBUSY while
- * something is (a vhost-user back-end keeps the last one mapped until it gets another, for there is no message to take it away).
+ * VHK_CAP_LOG; a back-end that does not like the log closes the connection (-EPIPE). Without a log
+ * nothing can be marked: -EBUSY while something is (a vhost-user back-end keeps the last one mapped
+ * until it gets another, for there is no message to take it away).
  *
- * A back-end that was found again (VHK_FRONTEND_RECONNECTED) is told of the log, and marks what it writes as the one before did, the
- * requests too that it finds in the in-flight record. Where the back-end keeps no such record, what the one before had
- * begun to write may be unmarked.
+ * A back-end that was found again (VHK_FRONTEND_RECONNECTED) receives the log, and marks what it
+ * writes as the one before did, the requests too that it finds in the in-flight record. Where the
+ * back-end keeps no such record, what the one before had begun to write may be unmarked.
  */
 int vhk_frontend_set_log(struct vhk_frontend *f, int fd, uint64_t offset, uint64_t size);
 /** vhk_frontend_set_log_fd() - an eventfd that back-ends may signal when they have marked something; stays the caller's */

@@ -91,7 +91,8 @@ struct vhk_net_info {
  * -EOPNOTSUPP; -EPROTO: it says what cannot be; and what vhk_frontend_open() says, with the story in @ret_e.
  */
 int vhk_net_open(const char *spec, const struct vhk_net_options *o, struct vhk_net **ret_n, struct vhk_error *ret_e);
-/** vhk_net_close() - as vhk_blk_close(): within limit_ns, from inside of a callback too (on_link as well); NULL is legal */
+/** vhk_net_close() - as vhk_blk_close(): within limit_ns, from inside of a callback too (on_link as
+ * well); NULL is legal */
 struct vhk_net *vhk_net_close(struct vhk_net *n);
 int vhk_net_get_info(struct vhk_net *n, struct vhk_net_info *ret_i);
 struct vhk_frontend *vhk_net_get_frontend(struct vhk_net *n);   /* stays the card's */
@@ -114,8 +115,9 @@ struct vhk_net_header {
 };
 
 /**
- * struct vhk_net_frame - a frame from its destination address on, without checksum. It has no size, for arrays of it are taken and filled:
- * what else there is to say of a frame will be in a call of its own
+ * struct vhk_net_frame - a frame from its destination address on, without checksum. It has no size,
+ * for arrays of it are taken and filled: what else there is to say of a frame will be in a call of
+ * its own
  * @header: see above. Of a received one nothing is in it but what was negotiated, and csum_start + csum_offset + 2 is within @len
  * @iov, @n_iov: its bytes. Received: at least 1, in lent memory; both are the queue's
  * @len: received: the sum of @iov, at least 14
@@ -147,8 +149,9 @@ int vhk_net_reap(struct vhk_net_queue *q, void **ret_cookies, unsigned n, int ti
  * vhk_net_receive() - up to @n frames that came; waits at most @timeout_ms for the first (-1 for ever, 0 not at all)
  *
  * Their buffers are the caller's until vhk_net_release(); while all of them are out nothing can come. They are memory that the device
- * may still write to: read each byte once. Return: number; 0; -EPIPE, when no frame is left: the connection is lost, or the device broke the rules
- * (vhk_net_queue_get_error() has the story), and nothing more will come.
+ * may still write to: read each byte once. Return: number; 0; -EPIPE, when no frame is left: the
+ * connection is lost, or the device broke the rules (vhk_net_queue_get_error() has the story), and
+ * nothing more will come.
  */
 int vhk_net_receive(struct vhk_net_queue *q, struct vhk_net_frame *ret_frames, unsigned n, int timeout_ms);
 /** vhk_net_release() - give received frames back, in any order; -EINVAL: one that is not out (those before it were given back) */

@@ -41,8 +41,9 @@ struct vhk_req {
 /**
  * vhk_queue_pop() - take up to @n requests from the available ring
  *
- * Return: how many; 0 none (or the ring is disabled, or stopping); -EAGAIN: a translation of the next one is missing (the front-end
- * is asked, queue_run is called when it is there); -EPIPE: the ring is broken (the guest broke its rules), nothing more will come.
+ * Return: how many; 0 none (or the ring is disabled, or stopping); -EAGAIN: a translation of the
+ * next one is missing (the front-end is asked, queue_run is called when it is there); -EPIPE: the
+ * ring is broken (the guest broke its rules), nothing more will come.
  */
 int vhk_queue_pop(struct vhk_queue *q, struct vhk_req **ret_reqs, unsigned n);
 
@@ -61,15 +62,18 @@ void vhk_queue_push_batch(struct vhk_queue *q, struct vhk_req *const *r, const u
  */
 int vhk_queue_leave(struct vhk_queue *q, struct vhk_req *r);
 
-/** VHK_REQ_HOLE - a buffer of the request lies outside of the memory that the front-end shares: its iov_base is NULL */
+/** VHK_REQ_HOLE - a buffer of the request lies outside of the memory that the front-end shares: its
+ * iov_base is NULL */
 #define VHK_REQ_HOLE 1u
 /**
- * vhk_queue_set_holes() - in queue_start: give the device requests with VHK_REQ_HOLE, so that it can answer them with an error
+ * vhk_queue_set_holes() - in queue_start: give the device requests with VHK_REQ_HOLE, so that it
+ * can answer them with an error
  *
  * Without it (@wanted 0, the default) such a request breaks the ring.
  */
 void vhk_queue_set_holes(struct vhk_queue *q, int wanted);
-/** vhk_queue_refuse_hole() - there is no buffer for the answer to a request with VHK_REQ_HOLE: break the ring; then push the request */
+/** vhk_queue_refuse_hole() - there is no buffer for the answer to a request with VHK_REQ_HOLE:
+ * break the ring; then push the request */
 void vhk_queue_refuse_hole(struct vhk_queue *q);
 
 /** vhk_queue_resume() - requests that queue_run left in the ring can be taken now: queue_run is called soon */

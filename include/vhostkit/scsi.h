@@ -27,7 +27,8 @@ struct vhk_scsi;
  * struct vhk_scsi_options - zero it, set @size
  * @frontend: how to open; NULL: defaults
  * @wwpn, @tpgt: the target, where the front-end chooses one (vhost-scsi); NULL elsewhere
- * @queue_size: entries, which is most commands at a time; 0: 128, or as many of them as the back-end takes
+ * @queue_size: entries, which is most commands at a time; 0: 128, or as many of them as the
+ *              back-end takes
  */
 struct vhk_scsi_options {
         size_t size;
@@ -39,7 +40,8 @@ struct vhk_scsi_options {
 
 /** vhk_scsi_open() - as vhk_frontend_open(), and vhk_frontend_scsi_set_endpoint(); the story is in @ret_e */
 int vhk_scsi_open(const char *spec, const struct vhk_scsi_options *o, struct vhk_scsi **ret_s, struct vhk_error *ret_e);
-/** vhk_scsi_close() - commands that are not done are forgotten; as vhk_blk_close(): within limit_ns, from inside of a callback too; NULL is legal */
+/** vhk_scsi_close() - commands that are not done are forgotten; as vhk_blk_close(): within
+ * limit_ns, from inside of a callback too; NULL is legal */
 struct vhk_scsi *vhk_scsi_close(struct vhk_scsi *s);
 struct vhk_frontend *vhk_scsi_get_frontend(struct vhk_scsi *s);         /* stays the host's */
 /** vhk_scsi_alloc() - memory for data, until the host is closed; NULL: there is none. Nothing else is taken */
@@ -69,7 +71,8 @@ struct vhk_scsi_command {
 };
 
 /**
- * struct vhk_scsi_result - its end. It has no size, for arrays of it are filled; @sense has room for all that SCSI can say
+ * struct vhk_scsi_result - its end. It has no size, for arrays of it are filled; @sense has room
+ * for the longest sense data of SCSI
  * @cookie: the caller's
  * @error: 0: @response is VHK_SCSI_OK and @status 0; -EIO: a status, most often 2 with sense data; -ENODEV (bad target), -EBUSY, -ECANCELED
  *         (aborted, reset), -EOVERFLOW (overrun), -EREMOTEIO (any other response); -EPROTO: the device said nothing, or nonsense
@@ -89,15 +92,17 @@ struct vhk_scsi_result {
 
 /** vhk_scsi_submit() - begin a command; -EAGAIN: too many at a time; -EFAULT: data not of vhk_scsi_alloc(); -EINVAL; -EPIPE: the device has gone */
 int vhk_scsi_submit(struct vhk_scsi *s, const struct vhk_scsi_command *c, void *cookie);
-/** vhk_scsi_reap() - commands that are done, at most @n; 0: none yet; -EPIPE, when none is left: the device has gone, or broke the rules of its ring */
+/** vhk_scsi_reap() - commands that are done, at most @n; 0: none yet; -EPIPE, when none is left:
+ * the device has gone, or broke the rules of its ring */
 int vhk_scsi_reap(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n);
 /** vhk_scsi_get_fd() - readable when there may be something to reap */
 int vhk_scsi_get_fd(const struct vhk_scsi *s);
 /**
  * vhk_scsi_execute() - one command, and wait for it at most the front-end's limit_ns
  *
- * Return: @ret_r->error; -EBUSY: commands of vhk_scsi_submit() are in flight; -ETIMEDOUT: no answer in time: the device may still write to @c's data,
- * and a later call waits for that answer first; -EPIPE. Of the last two vhk_frontend_get_error() has the text.
+ * Return: @ret_r->error; -EBUSY: commands of vhk_scsi_submit() are in flight; -ETIMEDOUT: no answer
+ * in time: the device may still write to @c's data, and a later call waits for that answer first;
+ * -EPIPE. Of the last two vhk_frontend_get_error() has the text.
  */
 int vhk_scsi_execute(struct vhk_scsi *s, const struct vhk_scsi_command *c, struct vhk_scsi_result *ret_r);
 

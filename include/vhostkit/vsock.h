@@ -43,7 +43,8 @@ struct vhk_vsock_options {
 
 /** vhk_vsock_open() - -EADDRINUSE: another guest has that address; otherwise as vhk_frontend_open(), with the story in @ret_e */
 int vhk_vsock_open(const char *spec, const struct vhk_vsock_options *o, struct vhk_vsock **ret_v, struct vhk_error *ret_e);
-/** vhk_vsock_close() - streams and all, nothing is sent to the peers; as vhk_blk_close(): within limit_ns, from inside of a callback too; NULL is legal */
+/** vhk_vsock_close() - streams and all, nothing is sent to the peers; as vhk_blk_close(): within
+ * limit_ns, from inside of a callback too; NULL is legal */
 struct vhk_vsock *vhk_vsock_close(struct vhk_vsock *v);
 struct vhk_frontend *vhk_vsock_get_frontend(struct vhk_vsock *v);       /* stays the device's */
 /** vhk_vsock_get_cid() - our address; another one after a transport reset, perhaps */
@@ -53,9 +54,11 @@ int vhk_vsock_get_fd(const struct vhk_vsock *v);
 /**
  * vhk_vsock_dispatch() - receive the packets that are in the ring, and send replies that are due
  *
- * Does a bounded amount of work. Never waits, but for guest_cid after a transport reset (virtio 1.3, 5.10.6.7), at most the front-end's limit_ns.
- * Return: number of packets and events; -EPIPE: the device broke the rules of its rings, or has gone, and everything that it had sent was
- * received; vhk_frontend_get_error() has the text. Streams give what they have received, and then -EPIPE.
+ * Does a bounded amount of work. Never waits, but for guest_cid after a transport reset (virtio
+ * 1.3, 5.10.6.7), at most the front-end's limit_ns.
+ * Return: number of packets and events; -EPIPE: the device broke the rules of its rings, or has
+ * gone, and everything that it had sent was received; vhk_frontend_get_error() has the text.
+ * Streams give what they have received, and then -EPIPE.
  */
 int vhk_vsock_dispatch(struct vhk_vsock *v);
 

@@ -79,7 +79,8 @@ enum tool_status tool_open_blk(const char *endpoint, uint64_t limit_ns, struct v
                                struct vhk_blk **ret_b);
 /** tool_blk_failed() - the line for a request that failed with @k: the connection's story where it is gone */
 enum tool_status tool_blk_failed(struct vhk_blk *b, const char *what, uint64_t offset, int k);
-/** tool_request_size() - bytes of a request where the user has no wish: 4 KiB, at least a block of the disk, at most all of it */
+/** tool_request_size() - bytes of a request where the user has no wish: 4 KiB, at least a block of
+ * the disk, at most all of it */
 uint64_t tool_request_size(const struct vhk_blk_info *i);
 /** tool_device_id() - virtio id of a device's name ("block", "blk", "net" ...); -1: no such device */
 int tool_device_id(const char *name);

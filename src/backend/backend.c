@@ -26,8 +26,9 @@
 #define INFLIGHT_PROTOCOL                                                                                               \
         (VHK_BIT(VHK_PF_INFLIGHT_SHMFD) | VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT) | VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN))
 /*
- * All that can be offered; besides the above only when asked for. GPA_ADDRESSES (21) is among these since front-ends on rust
- * vhost 0.16 take that bit for SHMEM, acknowledge it, and send user addresses.
+ * All that can be offered; besides the above only when asked for. GPA_ADDRESSES (21) is among these
+ * since front-ends on rust vhost 0.16 take that bit for SHMEM, acknowledge it, and send user
+ * addresses.
  */
 #define IMPLEMENTED_PROTOCOL                                                                                            \
         (DEFAULT_PROTOCOL | INFLIGHT_PROTOCOL | VHK_BIT(VHK_PF_CONFIG) | VHK_BIT(VHK_PF_PAGEFAULT) |                    \

@@ -34,7 +34,8 @@ struct vhk_channel {
 };
 
 void vhk_channel_init(struct vhk_channel *c, struct vhk_backend *b);
-/* Takes @fd; replaces a former channel, which stays if this fails. -EINVAL: no connected unix stream socket; -EMFILE ... */
+/* Takes @fd; replaces a former channel, which stays if this fails. -EINVAL: no connected unix
+ * stream socket; -EMFILE ... */
 int vhk_channel_open(struct vhk_channel *c, int fd);
 /* What waits is told -EPIPE. */
 void vhk_channel_close(struct vhk_channel *c);

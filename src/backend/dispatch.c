@@ -4,13 +4,16 @@
  *
  * A handler returns 0 (acknowledged, or *ret_reply goes out), VHK_CALL_LATER (it took the token) or a negative errno.
  * Descriptors that it did not take are closed by the decoder. The token is answered exactly once: by the rings' last
- * report, with an error at the time limit, or not at all because the front-end has gone. What it waited for goes on after the
- * time limit: vhk_session_collect() consumes the report whenever it comes.
+ * report, with an error at the time limit, or not at all because the connection is closed. What it
+ * waited for goes on after the time limit: vhk_session_collect() consumes the report whenever it
+ * comes.
  *
- * A refusal is sent where the protocol has a way: an acknowledgement that is not zero, or a reply of the row's own that says no
- * (vhk_wire_refusal()). Without (no REPLY_ACK, or a row whose own reply cannot say no) a message of a feature that was not negotiated, an
- * unknown one and a write to the configuration are ignored with a line in the log; for anything else the connection is
- * closed, for the front-end would go on in the belief that it was heard (vhost-user, "Communication").
+ * A refusal is sent where the protocol has a way: an acknowledgement that is not zero, or a reply
+ * of the row's own that reports an error (vhk_wire_refusal()). Without (no REPLY_ACK, or a row
+ * whose own reply cannot report an error) a message of a feature that was not negotiated, an
+ * unknown one and a write to the configuration are ignored with a line in the log; for anything
+ * else the connection is closed, for the front-end would go on in the belief that it was heard
+ * (vhost-user, "Communication").
  */
 #include "backend/session.h"
 
@@ -53,8 +56,9 @@ static void acknowledge(struct vhk_backend *b, uint32_t request, bool ok) {
         vhk_session_send(b, request, &(struct vhk_p_u64){ .value = !ok }, sizeof(struct vhk_p_u64), -1);
 }
 
-/* A front-end that is answered with a refusal again and again loses its connection: each costs it little, and us a line of the log. What
- * is ignored without an answer costs no more than other messages, and is not counted. */
+/* A front-end that is answered with a refusal again and again loses its connection: each costs it
+ * little, and us a line of the log. What is ignored without an answer costs no more than other
+ * messages, and is not counted. */
 static void count_refusal(struct vhk_backend *b) {
         struct vhk_session *s = &b->session;
         uint64_t now = vhk_now_ns();

@@ -72,8 +72,8 @@ static void reset_done(struct vhk_backend *b, int error) {
 }
 
 /*
- * Memory, protocol features, owner and the notification descriptors stay. Whatever becomes of the answer, rings are forgotten as
- * they stop, and the device is reset when the last one has.
+ * Memory, protocol features, owner and the notification descriptors stay. Whatever becomes of the
+ * answer, rings are forgotten as they stop, and the device is reset when the last one has.
  */
 int vhk_on_RESET_DEVICE(struct vhk_backend *b, const struct vhk_p_none *p, struct vhk_call *c, struct vhk_p_none *ret_reply) {
         b->session.status = 0;

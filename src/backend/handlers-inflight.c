@@ -4,7 +4,8 @@
  * written and read by the rings alone, at their homes (ring/inflight.h); control counts what they leave. Control worker.
  *
  * Each GET is a record of its own (QEMU asks anew when its guest was reset), and we keep nothing of it: SET brings it back.
- * Source: vhost-user, "Inflight I/O tracking"; QEMU sends the queue size of the device; its driver's may be smaller or larger.
+ * Source: vhost-user, "Inflight I/O tracking"; QEMU sends the queue size of the device; its
+ * driver's may be smaller or larger.
  */
 #include <stdio.h>
 
@@ -16,9 +17,10 @@ static uint64_t inflight_bytes(unsigned n_rings, unsigned n_entries) {
 }
 
 /*
- * A front-end asks for the queue size that it was configured with, and its driver may be shown a larger one (QEMU 10.0: always
- * 1024). So the record is for the largest ring that is served here. Its size is not rounded up: see inflight_entries().
- * The reply has 24 bytes, also to a request of 20: QEMU takes no other.
+ * A front-end asks for the queue size that it was configured with, and its driver may be shown a
+ * larger one (QEMU 10.0: always 1024). So the record is for the largest ring that is served here.
+ * Its size is not rounded up: see inflight_entries(). The reply has 24 bytes, also to a request of
+ * 20: QEMU takes no other.
  */
 int vhk_on_GET_INFLIGHT_FD(struct vhk_backend *b, const struct vhk_p_inflight *p, struct vhk_call *c, struct vhk_p_inflight *ret_reply) {
         unsigned n_entries = VHK_MAX(p->queue_size, b->ring_size_max);
@@ -32,9 +34,9 @@ int vhk_on_GET_INFLIGHT_FD(struct vhk_backend *b, const struct vhk_p_inflight *p
 }
 
 /*
- * The entries of each ring's part of the record @p. QEMU returns mmap_size as it was given and queue_size as it had asked, so
- * the size decides where it is that of a record for a larger power of two. Other back-ends' records are for queue_size, at
- * times rounded up to pages.
+ * The entries of each ring's part of the record @p. QEMU returns mmap_size as it was given and
+ * queue_size as it had asked, so the size decides where it is that of a record for a larger power
+ * of two. Other back-ends' records are for queue_size, at times rounded up to pages.
  */
 static unsigned inflight_entries(const struct vhk_p_inflight *p) {
         for (unsigned n = VHK_QUEUE_MAX_SIZE; n > p->queue_size; n /= 2)

@@ -5,8 +5,9 @@
  * Three things say what is marked: the log (SET_LOG_BASE), LOG_ALL among the features (what requests got), and the LOG flag
  * beside a ring's addresses (its used ring). They come in any order: QEMU sends the log first when a migration begins
  * and last when a device starts during one. Each change goes to the running rings as a new configuration, and is answered
- * when all of them have it: from then on a front-end may rely on it, and let go of a log that was replaced. Without an answer
- * the next message waits: QEMU without REPLY_ACK sends GET_FEATURES to know that a change is in effect.
+ * when all of them have it: from then on a front-end may rely on it, and let go of a log that was
+ * replaced. Without an answer the next message waits: QEMU without REPLY_ACK sends GET_FEATURES to
+ * know that a change is in effect.
  *
  * A log has to cover the memory table and the used rings that are marked. A table that grows beyond it is refused while
  * rings run with it (front-ends enlarge the log first); otherwise it is the log that is let go.

@@ -3,10 +3,11 @@
  * Messages about one ring. Control worker. Whether a message is legal in the ring's state, and what follows, is asked of
  * the table (ring/ring_states.def).
  *
- * Areas are looked up when the ring starts: front-ends differ in whether memory or addresses come first. SET_VRING_KICK is
- * acknowledged when the ring's worker has started it, or refused with the reason why it could not. A change of a running ring
- * (descriptors, enable) is acknowledged when its worker has adopted it. Without NEED_REPLY nobody waits, but for a change of what
- * is marked in the dirty log: then the next message waits.
+ * Areas are looked up when the ring starts: front-ends differ in whether memory or addresses come
+ * first. SET_VRING_KICK is acknowledged when the ring's worker has started it, or refused with the
+ * reason why it could not. A change of a running ring (descriptors, enable) is acknowledged when
+ * its worker has applied it. Without NEED_REPLY no reply is pending, but for a change of what is
+ * marked in the dirty log: then the next message waits.
  *
  * Source: vhost-user, "Starting and stopping rings", "Ring states"; QEMU sends call descriptors before the size, while the
  * ring runs and after it has stopped, and enables rings that it never sets up.
@@ -112,7 +113,8 @@ int vhk_on_SET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state 
         return 0;
 }
 
-/* Ring vhk_token.ring has stopped; its worker's base counts, for a reset that was pending has set the session's to 0. */
+/* Ring vhk_token.ring has stopped; its worker's base counts, for a reset that was pending has set
+ * the session's to 0. */
 static void base_known(struct vhk_backend *b, int error) {
         struct vhk_p_vring_state reply = { b->token.ring, error == 0 ? b->rings[b->token.ring].base : 0 };
 
@@ -134,13 +136,15 @@ static int stop_and_tell(struct vhk_backend *b, const struct vhk_p_vring_state *
         return vhk_token_take(b, c, base_known);
 }
 
-/* What the device can leave undone stays in the in-flight record; without one there is nowhere to leave it. */
+/* What the device can leave undone stays in the in-flight record; without one there is nowhere to
+ * leave it. */
 static enum vhk_stop suspend_or_drain(const struct vhk_backend *b, unsigned i) {
         return vhk_inflight_has_ring(b, i) ? VHK_STOP_SUSPEND : VHK_STOP_DRAIN;
 }
 
-/* Requests in flight are completed first, whatever num says: a front-end that wants them left acknowledges GET_VRING_BASE_INFLIGHT, and, if
- * it can choose each time, GET_VRING_BASE_SKIP_DRAIN. */
+/* Requests in flight are completed first, whatever num says: a front-end that wants them left
+ * acknowledges GET_VRING_BASE_INFLIGHT, and, if it can choose each time,
+ * GET_VRING_BASE_SKIP_DRAIN. */
 int vhk_on_GET_VRING_BASE(struct vhk_backend *b, const struct vhk_p_vring_state *p, struct vhk_call *c, struct vhk_p_vring_state *ret_reply) {
         uint64_t protocol = b->session.wire.protocol;
         bool may_suspend = (protocol & VHK_BIT(VHK_PF_GET_VRING_BASE_INFLIGHT)) && !(protocol & VHK_BIT(VHK_PF_GET_VRING_BASE_SKIP_DRAIN));
@@ -152,8 +156,8 @@ int vhk_on_GET_VRING_BASE_SKIP_DRAIN(struct vhk_backend *b, const struct vhk_p_v
         return stop_and_tell(b, p, c, suspend_or_drain(b, p->index), ret_reply);
 }
 
-/* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken: an eventfd, a pipe, or
- * a socket (User-Mode Linux makes its "pipes" with socketpair(2)). */
+/* The descriptor of KICK, CALL or ERR, NULL without one. Only what can be a notification is taken:
+ * an eventfd, a pipe, or a socket (User-Mode Linux makes its "pipes" with socketpair(2)). */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r) {
         return vhk_fdref_new(VHK_STEAL_FD(*fd), ret_r);
 }
@@ -170,7 +174,8 @@ static int take_notifier(struct vhk_backend *b, const struct vhk_p_u64 *p, struc
         return 0;
 }
 
-/* The worker has started the ring or taken the other descriptor, or could not; or it has not reported in time. */
+/* The worker has started the ring or taken the other descriptor, or could not; or it has not
+ * reported in time. */
 static void kick_done(struct vhk_backend *b, int error) {
         unsigned i = b->token.ring;
         const struct vhk_ring_value *r = &b->session.rings[i];
@@ -194,7 +199,8 @@ static int check_start(struct vhk_backend *b, unsigned i) {
         return vhk_session_negotiate(b);
 }
 
-/* Remembers @kick, and sends the ring's worker what follows from it. The action, or a negative errno. */
+/* Remembers @kick, and sends the ring's worker what follows from it. The action, or a negative
+ * errno. */
 static int send_kick(struct vhk_backend *b, unsigned i, struct vhk_fdref *kick, const struct vhk_ring_config *areas) {
         struct vhk_ring_value *r = &b->session.rings[i];
 

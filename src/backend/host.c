@@ -3,8 +3,9 @@
  * What a device asks of whoever serves it, sent on the back-end channel (channel.c). vhk_host_config_changed(): any thread;
  * the rest on the control worker.
  *
- * Changes are merged: while one is unanswered the next ones wait as one. A change that waits when the front-end replaces its
- * channel, or when the channel fails, is sent on the next channel of the session.
+ * Changes are merged: while one is unanswered the next ones wait as one. A change that waits when
+ * the front-end replaces its channel, or when the channel fails, is sent on the next channel of the
+ * session.
  *
  * Source: vhost-user, "Back-end message types".
  */
@@ -20,7 +21,7 @@ void vhk_host_update(struct vhk_host *h) {
 
 static void change_answered(struct vhk_backend *b, int error, const void *reply, uint32_t size, int *fd, uint64_t arg) {
         b->host.waits_for_ack = false;
-        if (error == -EPIPE)            /* the channel has gone: it may not have been read */
+        if (error == -EPIPE)            /* the channel is closed: it may not have been read */
                 vhk_store_relaxed(&b->host.changed, true);
         vhk_host_send_change(&b->host);
 }

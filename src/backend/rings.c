@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Control's half of the rings: the state table is asked, the session's values become orders, reports change the state.
+ * Control's half of the rings: the state table is asked, the session's values become orders,
+ * reports change the state.
  * Control worker.
  * Source: vhost-user, "Ring states", "Multiple queue support".
  */
@@ -37,8 +38,8 @@ static bool areas_overlap(const struct area *a, const struct area *b) {
         return a->uva < b->uva + b->len && b->uva < a->uva + a->len;
 }
 
-/* A guest's pages need not lie side by side; here they shall. A page that is to come by postcopy is known to the front-end by the address
- * of its region only. */
+/* A guest's pages need not lie side by side; here they shall. A page that is to come by postcopy is
+ * known to the front-end by the address of its region only. */
 static int find_pieces(struct vhk_backend *b, const struct vhk_memmap *mem, struct area *a) {
         int ret = b->session.postcopy == VHK_POSTCOPY_NONE ? vhk_view_update(a->view, mem, a->uva, a->len, a->perm) : -EOPNOTSUPP;
 
@@ -238,7 +239,8 @@ void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule) {
         vhk_vring_break(&b->rings[i], rule);
 }
 
-/* Nothing that is not in flight and misses a translation is done any more: none is read while the reply to the stop is pending. */
+/* Nothing that is not in flight and misses a translation is done any more: none is read while the
+ * reply to the stop is pending. */
 void vhk_ring_stop(struct vhk_backend *b, unsigned i, enum vhk_stop how) {
         forget_miss(&b->session.rings[i]);
         vhk_vring_stop(&b->rings[i], how);

@@ -3,8 +3,9 @@
  * A session from its first message to its last ring, whoever carries it. Control worker.
  *
  * A failure found deep inside a handler only marks the session; vhk_session_check() closes it when nothing of the
- * message is in use any more: never inside of a handler, whatever calls it there. Closing stops all rings and waits for the requests that the device has; then everything that
- * came with the session is let go and the device is reset.
+ * message is in use any more: never inside of a handler, whatever calls it there. Closing stops all
+ * rings and waits for the requests that the device has; then everything that came with the session
+ * is let go and the device is reset.
  */
 #include "backend/session.h"
 
@@ -113,7 +114,8 @@ static void look_at_miss(struct vhk_backend *b, struct vhk_vring *v) {
                 b->carrier->missed(b, v->index, iova, perm);
 }
 
-/* A stop is looked at first and consumed last: what the ring reported before it belongs to the time before it. */
+/* A stop is looked at first and consumed last: what the ring reported before it belongs to the time
+ * before it. */
 void vhk_session_collect(struct vhk_backend *b, unsigned i) {
         struct vhk_vring *v = &b->rings[i];
         bool has_stopped = vhk_vring_has_stopped(v);

@@ -26,8 +26,8 @@
 
 #define VHK_MAX_RINGS 256u
 /*
- * Rings of so many entries are served whatever the device asks for. vhost-user has no message that tells a front-end the
- * largest ring, and QEMU shows its driver up to so many (10.0: always).
+ * Rings of so many entries are served whatever the device asks for. vhost-user has no message that
+ * reports to a front-end the largest ring, and QEMU shows its driver up to so many (10.0: always).
  */
 #define VHK_RING_SIZE_SERVED 1024u
 
@@ -54,7 +54,8 @@ struct vhk_ring_value {
         struct vhk_view *views[3];      /* of its areas that lie in pieces; owned references */
 };
 
-/* The in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. A larger ring runs without it. */
+/* The in-flight record, of n_rings rings of up to n_entries; mapping NULL: none. A larger ring runs
+ * without it. */
 struct vhk_inflight_area {
         struct vhk_mapping *mapping;
         uint64_t offset;                /* in it, of the first ring's record */
@@ -148,8 +149,8 @@ struct vhk_backend_ops {
         void (*faulted)(struct vhk_backend *b, unsigned i);     /* ring @i broke: is that the end of more than the ring? */
         void (*missed)(struct vhk_backend *b, unsigned i, uint64_t iova, unsigned perm);        /* ring @i needs a translation that is not there */
         void (*stopped)(struct vhk_backend *b);         /* the last ring has stopped: what waited for that is done now */
-        /* What an area of a ring needs is not translated: find it out now. 0: there is news, try again; or a refusal. NULL: it
-         * is asked for (missed) */
+        /* What an area of a ring needs is not translated: find it out now. 0: there is news, try
+         * again; or a refusal. NULL: it is asked for (missed) */
         int (*fetch)(struct vhk_backend *b, uint64_t iova, unsigned perm);
         int (*fill)(struct vhk_backend *b, unsigned i, struct vhk_ring_config *c);      /* the carrier's part of a ring's configuration; or a refusal */
         void (*config_changed)(struct vhk_host *h);     /* of the device: host.changed says so until it was told */
@@ -178,7 +179,7 @@ struct vhk_backend {
         struct vhk_log_limit log_limit; /* of log */
         uint64_t limit_ns;
         unsigned n_queues;
-        uint16_t queue_size_max;        /* what the device and the options ask for: a hint for a front-end that can be told */
+        uint16_t queue_size_max;        /* what the device and the options ask for: a hint, where the transport has a way to pass it on */
         uint16_t ring_size_max;         /* most entries of a ring that is served: at least VHK_RING_SIZE_SERVED */
 
         enum vhk_backend_state state;
@@ -249,8 +250,8 @@ void vhk_token_drop(struct vhk_backend *b);
 /* ---- session.c ---- */
 
 int vhk_session_begin(struct vhk_backend *b, int fd);   /* takes @fd */
-/* Marks the connection as failed; who was called by the loop closes it with vhk_session_check(), which does nothing while a
- * message is being handled. */
+/* Marks the connection as failed; who was called by the loop closes it with vhk_session_check(),
+ * which does nothing while a message is being handled. */
 void vhk_session_fail(struct vhk_backend *b, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
 void vhk_session_check(struct vhk_backend *b);
 /* Stops all rings; the connection is closed at once if @how is ABORT, else when they have stopped. */
@@ -259,7 +260,8 @@ void vhk_session_abandon(struct vhk_backend *b);
 void vhk_session_gone(struct vhk_backend *b);           /* the front-end has left in order */
 void vhk_session_on_timer(struct vhk_backend *b);
 void vhk_session_reported(struct vhk_vring *v);
-/* Consumes what the worker of ring @i has reported: a start that failed, a fault, a miss, a stop (whoever waits, or nobody). */
+/* Consumes what the worker of ring @i has reported: a start that failed, a fault, a miss, a stop
+ * (with or without a pending reply). */
 void vhk_session_collect(struct vhk_backend *b, unsigned i);
 /* If that is due and no ring runs, nor still stops. */
 void vhk_session_reset_device(struct vhk_backend *b);
@@ -277,10 +279,11 @@ void vhk_session_send(struct vhk_backend *b, uint32_t request, const void *paylo
 /* The action (enum vhk_ring_action) of @event, and the state that follows is entered; or a refusal. */
 int vhk_ring_event(struct vhk_backend *b, unsigned i, enum vhk_ring_event event);
 bool vhk_ring_runs(const struct vhk_backend *b, unsigned i);    /* its home has a configuration: RUNNING, BROKEN or DRAINING */
-/* Where the ring's areas are in the memory in use, into @ret_c (zeroed; its mem, areas, stalled). 0, also if a translation is
- * missing (stalled; want_iova, want_perm); or a refusal */
+/* Where the ring's areas are in the memory in use, into @ret_c (zeroed; its mem, areas, stalled).
+ * 0, also if a translation is missing (stalled; want_iova, want_perm); or a refusal */
 int vhk_ring_resolve(struct vhk_backend *b, unsigned i, struct vhk_ring_config *ret_c);
-/* Orders to the ring's worker, with the session's values and what vhk_ring_resolve() found. 0, or a negative errno: none was sent */
+/* Orders to the ring's worker, with the session's values and what vhk_ring_resolve() found. 0, or a
+ * negative errno: none was sent */
 int vhk_ring_send_start(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas);
 int vhk_ring_send_update(struct vhk_backend *b, unsigned i, const struct vhk_ring_config *areas);
 int vhk_ring_publish(struct vhk_backend *b, unsigned i);        /* both: to a ring that runs */
@@ -293,11 +296,13 @@ bool vhk_ring_waits(struct vhk_backend *b);                     /* does any ring
 void vhk_ring_forget(struct vhk_ring_value *r);
 /* Control has found a reason: the ring is BROKEN. */
 void vhk_ring_fail(struct vhk_backend *b, unsigned i, enum vhk_ring_rule rule);
-/* May the front-end's @fd be mapped: a file whose file system answers? Without asking it. Or a refusal */
+/* May the front-end's @fd be mapped: a file whose file system answers? Without asking it. Or a
+ * refusal */
 int vhk_memory_check_file(struct vhk_backend *b, int fd);
 /* Takes *@fd as a notification descriptor, if it can be one. -EINVAL */
 int vhk_ring_take_notifier(struct vhk_backend *b, int *fd, struct vhk_fdref **ret_r);
-/* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until all have adopted it. With
+/* Publishes to all rings that run; the answer to the message at hand, if one is due, waits until
+ * all have adopted it. With
  * @defer the next message waits as well, whether an answer is due or not. */
 int vhk_ring_publish_and_answer(struct vhk_backend *b, struct vhk_call *c, bool defer);
 

@@ -407,7 +407,8 @@ static void expect_change(struct rig *r, struct vhk_conn *c) {
         vhk_decoder_next(&c->in);
 }
 
-/* One that was sent on the former channel and not acknowledged may not have been read: it is sent again, with what came since. */
+/* One that was sent on the former channel and not acknowledged may not have been read: it is sent
+ * again, with what came since. */
 TEST(a_configuration_change_that_waits_is_sent_on_the_next_channel) {
         static struct rig r;
         struct vhk_conn a, b, c;

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Every order to a queue's worker at every point of the others: start, updates (memory, translations, call, log, enable), stop,
- * break, reset, refused and late translations, disconnects, and stops that a slow device delays past their time limit. Control
- * and the front-end are this thread; four queues live on three workers with threads of their own, and the device completes half
- * of the requests on a fifth thread. For ThreadSanitizer above all.
+ * Every order to a queue's worker at every point of the others: start, updates (memory,
+ * translations, call, log, enable), stop, break, reset, refused and late translations, disconnects,
+ * and stops that a slow device delays past their time limit. Control and the front-end are this
+ * thread; four queues live on three workers with threads of their own, and the device completes
+ * half of the requests on a fifth thread. For ThreadSanitizer above all.
  *
- * What is checked: no request is executed twice; a memory change or invalidation that is acknowledged leaves no request of the
- * former memory in flight; a stop is always answered, with the right base; a queue runs only after a kick, and not after its
- * stop or reset was answered; every start has its stop; nothing is lost while nothing breaks.
+ * What is checked: no request is executed twice; a memory change or invalidation that is
+ * acknowledged leaves no request of the former memory in flight; a stop is always answered, with
+ * the right base; a queue runs only after a kick, and not after its stop or reset was answered;
+ * every start has its stop; nothing is lost while nothing breaks.
  *
- * VHK_TEST_SECONDS: how long (3); VHK_TEST_SEED: the steps of an earlier run, though not its threads.
+ * VHK_TEST_SECONDS: how long (3); VHK_TEST_SEED: the steps of an earlier run, though not its
+ * threads.
  */
 #include "backend/test-home.h"
 #include "backend/test-iotlb.h"
@@ -426,7 +429,8 @@ static void send_call(unsigned i) {
         fe_send(&me.r, VHK_FE_SET_VRING_CALL, 0, &index, 8, &me.r.rings[i].call, 1);
 }
 
-/* What may come while a stop waits, or arrives together with it; nobody asks for an acknowledgement. */
+/* What may come while a stop waits, or arrives together with it; nobody asks for an
+ * acknowledgement. */
 static void send_in_between(unsigned i) {
         struct vhk_p_vring_state e = { i, rnd(2) };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The orders that control sends to a queue's worker, and the worker's reports: what must hold whatever else is sent in
- * between, and however late a report comes. The queues live on a worker of their own, which runs only when the test lets it.
+ * The orders that control sends to a queue's worker, and the worker's reports: what must hold
+ * whatever else is sent in between, and however late a report comes. The queues live on a worker of
+ * their own, which runs only when the test lets it.
  */
 #include <sys/resource.h>
 
@@ -102,7 +103,8 @@ TEST(get_vring_base_is_answered_when_a_translation_is_refused_meanwhile) {
         iotlb_close(&r);
 }
 
-/* The translation's time limit passes (its timer is called here) while the request in flight is not done. */
+/* The translation's time limit passes (its timer is called here) while the request in flight is not
+ * done. */
 TEST(get_vring_base_is_answered_when_a_translation_comes_too_late_meanwhile) {
         static struct rig r;
 
@@ -143,7 +145,8 @@ static void refuse_reset(struct rig *r) {
         CHECK_EQ(fe_ask(r, VHK_FE_RESET_DEVICE, NULL, 0, -1), NACK);
 }
 
-/* All that may be sent to a ring that runs; none of it starts one, and none of it cancels the stop. */
+/* All that may be sent to a ring that runs; none of it starts one, and none of it cancels the
+ * stop. */
 static void send_changes(struct rig *r) {
         struct vhk_p_vring_addr a = ring_addr(r, 0);
 
@@ -232,7 +235,8 @@ TEST(a_reset_that_was_refused_is_done_when_the_rings_have_stopped) {
         close_apart(&r);
 }
 
-/* User-Mode Linux sets a disabled ring up again without GET_VRING_BASE: SET_VRING_NUM and SET_VRING_BASE stop it first. */
+/* User-Mode Linux sets a disabled ring up again without GET_VRING_BASE: SET_VRING_NUM and
+ * SET_VRING_BASE stop it first. */
 TEST(a_new_base_that_was_refused_leaves_the_ring_stopped) {
         static struct rig r;
 
@@ -550,7 +554,8 @@ TEST(get_vring_base_suspends_when_only_get_vring_base_inflight_is_acknowledged) 
 static struct rig *failing_rig;
 static uint8_t last_byte;
 
-/* A failure deep inside of a handler, and a callback that looks at the session, as those of the back-end channel do. */
+/* A failure deep inside of a handler, and a callback that looks at the session, as those of the
+ * back-end channel do. */
 static int failing_set_config(void *arg, uint32_t off, const void *buf, uint32_t n, enum vhk_config_origin from) {
         struct vhk_backend *b = failing_rig->b;
 

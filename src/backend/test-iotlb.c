@@ -455,7 +455,8 @@ TEST(dirty_log) {
         iotlb_close(&r);
 }
 
-/* A guest's ring of 1024: its parts are ranges of I/O addresses on pages in falling order. The driver has such a view of its own. */
+/* A guest's ring of 1024: its parts are ranges of I/O addresses on pages in falling order. The
+ * driver has such a view of its own. */
 #define N_PIECES 8u
 #define BIG 1024u
 #define PIECES UINT64_C(0x700000000000)
@@ -510,7 +511,8 @@ TEST(a_ring_larger_than_a_page_may_lie_on_pages_in_any_order) {
         struct vhk_mem_counters before = vhk_mem_counters();
         for (unsigned i = 0; i < 300; i++)                              /* past the ring's end, through all pieces */
                 eight_requests(&r);
-        /* without one of them it waits, and goes on when that is there again; somewhere else, too */
+        /* without one of them it waits, and goes on when that is there again; somewhere else,
+         * too */
         CHECK_EQ(iotlb_invalidate(&r, PIECES + 6 * PAGE, PAGE), 0);
         ring_add(&r, 0);
         struct vhk_p_iotlb p = next_miss(&r);

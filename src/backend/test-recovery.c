@@ -15,7 +15,8 @@ static struct vhk_p_inflight description(uint16_t n, uint16_t size) {
         return (struct vhk_p_inflight){ .num_queues = n, .queue_size = size };
 }
 
-/* GET_INFLIGHT_FD with a payload of @bytes; the descriptor is the caller's. -ENOENT: refused, by a size of 0 and no descriptor. */
+/* GET_INFLIGHT_FD with a payload of @bytes; the descriptor is the caller's. -ENOENT: refused, by a
+ * size of 0 and no descriptor. */
 static int get_record(struct rig *r, struct vhk_p_inflight *p, uint32_t bytes, int *ret_fd) {
         uint64_t until = now_ns() + 10000000000u;
 
@@ -178,7 +179,8 @@ static unsigned n_warnings(const struct rig *r) {
         return n;
 }
 
-/* A record of another back-end, for the size that the front-end asked for, while its driver has larger rings. */
+/* A record of another back-end, for the size that the front-end asked for, while its driver has
+ * larger rings. */
 TEST(a_ring_larger_than_a_record_from_elsewhere_runs_without_it) {
         static struct rig r;
         struct vhk_p_inflight p = { .mmap_size = 4096, .num_queues = 2, .queue_size = 8 };
@@ -294,7 +296,8 @@ TEST(a_successor_finishes_what_was_in_flight) {
         rig_close(&r);
 }
 
-/* QEMU 10.0: it asks for a record of 128 entries, shows its driver rings of 1024, and returns mmap_size and its 128. */
+/* QEMU 10.0: it asks for a record of 128 entries, shows its driver rings of 1024, and returns
+ * mmap_size and its 128. */
 TEST(a_record_that_was_asked_for_smaller_rings_than_the_drivers_holds_all_of_it) {
         static struct rig r, next;
         struct vhk_p_inflight p = description(2, 128);

@@ -487,7 +487,8 @@ TEST(kick_descriptors_of_all_kinds) {
         rig_close(&r);
 }
 
-/* A guest without a shared memory backend: the front-end shares nothing, and the ring lies in memory that is not there. */
+/* A guest without a shared memory backend: the front-end shares nothing, and the ring lies in
+ * memory that is not there. */
 TEST(a_ring_in_no_shared_memory_is_refused_with_a_hint) {
         static struct rig r;
 
@@ -508,7 +509,8 @@ TEST(a_ring_in_no_shared_memory_is_refused_with_a_hint) {
         rig_close(&r);
 }
 
-/* No message tells a front-end the largest ring; QEMU 10.0 shows its driver 1024 entries whatever the device is. */
+/* No message tells a front-end the largest ring; QEMU 10.0 shows its driver 1024 entries whatever
+ * the device is. */
 TEST(rings_of_1024_entries_are_served_whatever_the_device_asks_for) {
         static const struct { uint16_t device, option, taken; } sizes[] = { { 64, 0, 1024 }, { 256, 8, 1024 }, { 4096, 0, 4096 }, { 4096, 2048, 2048 } };
         struct vhk_device_ops ops = dev_ops;

@@ -138,7 +138,8 @@ TEST(not_offered) {
         rig_close(&r);
 }
 
-/* H35: direction, phase, no descriptor, while a ring runs: broken messages, refused by the reply. */
+/* H35: direction, phase, no descriptor, while a ring runs: broken messages, refused by the
+ * reply. */
 TEST(h35_broken_messages) {
         static const char *const rules[] = { "wire.state-direction", "wire.state-phase", "wire.fds-missing", "wire.running" };
         static struct rig r;

@@ -279,7 +279,8 @@ TEST(a_ring_of_a_device_that_was_reset_starts_with_its_next_driver_alone) {
         vduse_close(&r);
 }
 
-/* One of two rings does not start: DRIVER_OK is refused when the other has stopped, or at the limit; until then it cannot start. */
+/* One of two rings does not start: DRIVER_OK is refused when the other has stopped, or at the
+ * limit; until then it cannot start. */
 static unsigned n_starts;
 
 static int second_start_fails(void *arg, struct vhk_queue *q, struct vhk_worker *home) {

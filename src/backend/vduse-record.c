@@ -117,7 +117,8 @@ static int compare(struct vhk_vduse_record *r, const struct vhk_vduse_identity *
                 return refuse(r, ret_e, -EPROTO, "no record of a VDUSE device");
         if (memcmp(h.name, id->name, sizeof(h.name)) || h.device_id != id->device_id)
                 return refuse(r, ret_e, -EEXIST, "of another device");
-        /* larger rings may run that are not served now; a larger ring than the record has parts for runs without one */
+        /* larger rings may run that are not served now; a larger ring than the record has parts for
+         * runs without one */
         if (h.n_rings != id->n_rings || h.n_entries < 1 || h.n_entries > id->n_entries || r->mapping->len != record_bytes(id, h.n_entries))
                 return refuse(r, ret_e, -EEXIST, "of a device with other virtqueues");
         if (h.features != id->features) {

@@ -142,11 +142,12 @@ static int negotiate(struct vhk_backend *b) {
         return vhk_session_negotiate(b);
 }
 
-/* Where ring @i is, with all that it needs mapped; or a refusal. What was found for one ring is out of date after the next. */
+/* Where ring @i is, with all that it needs mapped; or a refusal. What was found for one ring is out
+ * of date after the next. */
 static int find_areas(struct vhk_backend *b, unsigned i, struct vhk_ring_config *ret_areas) {
         int ret = vhk_ring_resolve(b, i, ret_areas);
 
-        if (ret >= 0 && ret_areas->stalled)     /* the story is that of vhk_vduse_fetch() */
+        if (ret >= 0 && ret_areas->stalled)     /* the error is that of vhk_vduse_fetch() */
                 ret = b->story.code < 0 ? b->story.code : -EFAULT;
         return ret;
 }
@@ -266,7 +267,8 @@ static void forget_rings(struct vhk_backend *b) {
         vhk_vduse_record_set_running(&b->vduse->record, false);
 }
 
-/* All rings have stopped: what a reset, or a DRIVER_OK that failed, has left to do. Whether an answer waits for it or not. */
+/* All rings have stopped: what a reset, or a DRIVER_OK that failed, has left to do. Whether an
+ * answer waits for it or not. */
 static void stopped(struct vhk_backend *b) {
         struct vhk_vduse *u = b->vduse;
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * A ring at its worker, and the orders and reports between that and control (see vring.h). Everything here runs on the
- * worker's thread, except the functions of vring.h.
+ * A ring at its worker, and the orders and reports between that and control (see vring.h).
+ * Everything here runs on the worker's thread, except the functions of vring.h.
  *
- * step() is the only place where a ring changes: it takes the orders, ends a stop that is complete, and reports. The
- * post that control and this file send calls it, and the queue when requests are done. Whatever a callback of the queue or
- * the device finds out it only notes and posts, for the device may be on the stack. Between two steps the ring is driven by kicks (one read of the descriptor, then the device's queue_run), by a
- * spinning worker (poller), by a timer when the front-end gave no kick descriptor (bit 8 of SET_VRING_KICK: once per
- * millisecond; a spinning worker is faster), and by completions.
+ * step() is the only place where a ring changes: it takes the orders, ends a stop that is complete,
+ * and reports. The post that control and this file send calls it, and the queue when requests are
+ * done. Whatever a callback of the queue or the device finds out it only notes and posts, for the
+ * device may be on the stack. Between two steps the ring is driven by kicks (one read of the
+ * descriptor, then the device's queue_run), by a spinning worker (poller), by a timer when the
+ * front-end gave no kick descriptor (bit 8 of SET_VRING_KICK: once per millisecond; a spinning
+ * worker is faster), and by completions.
  *
  * Source: vhost-user, "Ring states"; virtio 1.3, 2.7.10 (used buffer notification suppression).
  */
@@ -46,8 +48,8 @@ static bool is_active(const struct vhk_vring *v) {
 }
 
 /* Lets the device work until the ring is empty. A device may leave requests where they are (buffers for events): a round
- * that began with requests there and took none is the last. After VHK_WORK_NS others of this worker have their turn, and control; the
- * clock is read from the second round on only. */
+ * that began with requests there and took none is the last. After VHK_WORK_NS others of this worker
+ * have their turn, and control; the clock is read from the second round on only. */
 static void run(struct vhk_vring *v) {
         uint64_t start = 0;
 
@@ -154,7 +156,8 @@ static void on_queue_broken(void *owner, struct vhk_queue *q, enum vhk_ring_rule
 
 static void step(struct vhk_vring *v);
 
-/* From the home's mailbox, never from inside of a call of the device's: the report goes out at once. */
+/* From the home's mailbox, never from inside of a call of the device's: the report goes out at
+ * once. */
 static void on_queue_settled(void *owner, struct vhk_queue *q) {
         step(owner);
 }
@@ -223,7 +226,8 @@ static int bring_up(struct vhk_vring *v, uint16_t base) {
         return ret;
 }
 
-/* The queue is stopped, as before; the error eventfd is signalled, for the reply may not be asked for. */
+/* The queue is stopped, as before; the error eventfd is signalled, for the reply may not be asked
+ * for. */
 static void fail_start(struct vhk_vring *v, int error) {
         vhk_log(v->log, VHK_LOG_ERROR, "ring %u did not start: %s", v->index, strerror(-error));
         note_broken(v, VHK_RING_DEVICE);
@@ -311,7 +315,7 @@ static void take_orders(struct vhk_vring *v) {
         box->kinds = 0;
 }
 
-/* The device still runs while recovered requests are taken; then it is told to stop. */
+/* The device still runs while recovered requests are taken; then its queue_stop is called. */
 static void drain(struct vhk_vring *v) {
         if (!v->stop_told && !vhk_queue_is_recovering(v->queue)) {
                 v->stop_told = true;

@@ -2,17 +2,20 @@
 /*
  * One queue of a back-end, and the protocol between control and the queue's worker.
  *
- * Control sends orders, each with a sequence number; the worker takes all that are there at once, between two bursts, in the
- * order START, BREAK, UPDATE, STOP, and reports by number what became of them. Each direction is one post.
+ * Control sends orders, each with a sequence number; the worker takes all that are there at once,
+ * between two bursts, in the order START, BREAK, UPDATE, STOP, and reports by number what became of
+ * them. Each direction is one post.
  *
  *   START   a stopped queue runs, with a configuration and a base; sent only when control has consumed the report of the last STOP
  *   BREAK   control has found a fault
  *   UPDATE  another configuration (memory, areas, call, enable, log ...); a newer one takes the place of one that was not taken
- *           yet. It never starts a queue and never cancels a STOP: a draining queue applies it, a stopped one drops it
+ *           yet. It never starts a queue and never cancels a STOP: a draining queue applies it, a
+ *           stopped one drops it
  *   STOP    drain, abort or suspend; nothing but the worker's taking it removes it
  *
- * Orders need no memory of their own: there are three boxes, and control, the slot between the two and the worker always own one
- * each (they are exchanged). So no order can fail; only the configuration of a START or an UPDATE is allocated.
+ * Orders need no memory of their own: there are three boxes, and control, the slot between the two
+ * and the worker always own one each (they are exchanged). So no order can fail; only the
+ * configuration of a START or an UPDATE is allocated.
  */
 #pragma once
 
@@ -60,7 +63,8 @@ struct vhk_vring {
 
         /* shared (atomic): a box, exchanged with acq_rel on both sides */
         struct vhk_order_box *slot;
-        /* shared (atomic): reports, as sequence numbers; each store-release by the worker pairs with control's load-acquire */
+        /* shared (atomic): reports, as sequence numbers; each store-release by the worker pairs
+         * with control's load-acquire */
         uint32_t adopted;       /* the newest order looked at */
         uint32_t settled;       /* ... when no request of memory older than the newest configuration was in flight */
         uint32_t stopped;       /* this STOP is complete; publishes base */
@@ -123,9 +127,11 @@ void vhk_vring_stop(struct vhk_vring *v, enum vhk_stop how);
 
 /* control */
 void vhk_vring_get_metrics(const struct vhk_vring *v, struct vhk_queue_metrics *ret_m);
-/* control; the report of the newest START, once: 0 or a negative errno, and then the queue is stopped; 1: there is none */
+/* control; the report of the newest START, once: 0 or a negative errno, and then the queue is
+ * stopped; 1: there is none */
 int vhk_vring_take_start(struct vhk_vring *v);
-/* control; has the newest STOP been reported? If so the other reports of before are there, too: take them first. */
+/* control; has the newest STOP been reported? If so the other reports of before are there, too:
+ * take them first. */
 bool vhk_vring_has_stopped(const struct vhk_vring *v);
 /* control; the report of the STOP is consumed: the queue may be started. Returns its base. */
 uint16_t vhk_vring_take_stopped(struct vhk_vring *v);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Descriptors of our own, references to shared ones, and SIGPIPE: writing to a pipe or socket whose reader has gone raises it.
- * It is blocked for the length of that write and taken off the thread's pending set again.
+ * Descriptors of our own, references to shared ones, and SIGPIPE: writing to a pipe or socket whose
+ * reader is closed raises it. It is blocked for the length of that write and taken off the thread's
+ * pending set again.
  */
 #include "base/fd.h"
 

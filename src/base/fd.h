@@ -10,8 +10,8 @@
 /* A descriptor with several owners (a call fd is held by control and by a ring's configuration). */
 struct vhk_fdref;
 
-/* Takes ownership of @fd, an eventfd, pipe or socket, also on failure. @fd -1 is legal and gives *ret_r NULL. -EINVAL: of another
- * kind. */
+/* Takes ownership of @fd, an eventfd, pipe or socket, also on failure. @fd -1 is legal and gives
+ * *ret_r NULL. -EINVAL: of another kind. */
 int vhk_fdref_new(int fd, struct vhk_fdref **ret_r);
 /* Not a descriptor, but somebody to call instead (an ioctl): vhk_fdref_notify() is @fn, on any thread. @arg outlives all references */
 int vhk_fdref_new_call(int (*fn)(void *arg), void *arg, struct vhk_fdref **ret_r);
@@ -22,10 +22,12 @@ int vhk_fdref_get(const struct vhk_fdref *r);                   /* -1 for NULL *
 /* Adds 1 to an eventfd of our own (non-blocking). 0, or a negative errno. */
 int vhk_notify_fd(int fd);
 
-/* Notifies the peer that gave us the eventfd, pipe or socket; NULL is a peer that polls. As vhk_peer_notify(). */
+/* Notifies the peer that gave us the eventfd, pipe or socket; NULL is a peer that polls. As
+ * vhk_peer_notify(). */
 int vhk_fdref_notify(struct vhk_fdref *r);
 
-/* SIGPIPE of a write by the calling thread: blocked before, taken back (was_raised: the write failed with -EPIPE) after. */
+/* SIGPIPE of a write by the calling thread: blocked before, taken back (was_raised: the write
+ * failed with -EPIPE) after. */
 struct vhk_sigpipe {
         sigset_t old;
         bool was_pending;
@@ -33,7 +35,8 @@ struct vhk_sigpipe {
 void vhk_sigpipe_block(struct vhk_sigpipe *guard);
 void vhk_sigpipe_restore(const struct vhk_sigpipe *guard, bool was_raised);
 
-/* write(2) to a descriptor of our own, repeated after a signal; a pipe or socket whose reader has gone is -EPIPE, never a SIGPIPE. */
+/* write(2) to a descriptor of our own, repeated after a signal; a pipe or socket whose reader is
+ * closed is -EPIPE, never a SIGPIPE. */
 ssize_t vhk_write_fd(int fd, const void *buf, size_t n);
 
 /* Empties an eventfd of our own, as vhk_peer_drain(). */

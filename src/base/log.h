@@ -2,8 +2,9 @@
 /*
  * Logging is per object and silent by default: state changes and faults only, never per request.
  *
- * A peer can bring about a fault as often as it likes. So an object that serves a peer has a limit: of lines with the same id
- * VHK_LOG_BURST in each VHK_LOG_WINDOW_NS; how many were left out stands in a line of its own later. Any thread.
+ * A peer can bring about a fault as often as it likes. So an object that serves a peer has a limit:
+ * of lines with the same id VHK_LOG_BURST in each VHK_LOG_WINDOW_NS; how many were left out stands
+ * in a line of its own later. Any thread.
  */
 #pragma once
 
@@ -14,7 +15,8 @@
 #define VHK_LOG_BURST 20u
 #define VHK_LOG_WINDOW_NS UINT64_C(10000000000)
 
-/* Zero it. All fields are shared (atomic), relaxed: what is lost to a race is a line more or less. */
+/* Zero it. All fields are shared (atomic), relaxed: what is lost to a race is a line more or
+ * less. */
 struct vhk_log_limit {
         struct vhk_log_count {
                 const char *id;

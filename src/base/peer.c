@@ -4,17 +4,18 @@
  *
  * Forms of a call that do not wait whatever O_NONBLOCK says, and where they exist:
  *   eventfd  read: preadv2(RWF_NOWAIT), Linux 5.8. write: none; but the kernel itself signals an eventfd without waiting
- *            (a full counter stays full) when an asynchronous request ends that names it: io_submit(2), IOCB_FLAG_RESFD.
- *            The request is a read of 0 bytes from the eventfd, which fails at once, also in Linux before 5.8 (there
- *            io_submit(2) says -EINVAL). It costs what a write(2) costs.
+ *            (a full counter stays full) when an asynchronous request ends that names it:
+ *            io_submit(2), IOCB_FLAG_RESFD. The request is a read of 0 bytes from the eventfd,
+ *            which fails at once, also in Linux before 5.8 (there io_submit(2) returns -EINVAL). It
+ *            costs what a write(2) costs.
  *   pipe     preadv2 and pwritev2(RWF_NOWAIT), Linux 6.5; before: vmsplice(2) to read, and splice(2) from a pipe of our own
  *            to write, with SPLICE_F_NONBLOCK.
  *   socket   MSG_DONTWAIT.
- * Where a form is missing (an old kernel, a filter of system calls), poll(2) comes before the call. That leaves an instant in
- * which a peer can still fill or empty the descriptor and clear its flag.
+ * Where a form is missing (an old kernel, a filter of system calls), poll(2) comes before the call.
+ * That leaves an instant in which a peer can still fill or empty the descriptor and clear its flag.
  *
- * The context of asynchronous requests is the process's, made with the first notification and never destroyed: destroying one
- * takes many milliseconds. A child of fork(2) has none and makes its own.
+ * The context of asynchronous requests is the process's, made with the first notification and never
+ * destroyed: destroying one takes many milliseconds. A child of fork(2) has none and makes its own.
  */
 #include "base/peer.h"
 
@@ -78,7 +79,8 @@ static bool is_local_type(const char *type) {
         return false;
 }
 
-/* "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS" (proc_pid_mountinfo(5)) */
+/* "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS"
+ * (proc_pid_mountinfo(5)) */
 static bool is_line_local(const char *line) {
         const char *rest = strstr(line, " - ");
         char type[32];
@@ -246,7 +248,8 @@ int vhk_peer_drain(int fd) {
 
 /* ---- writing ---- */
 
-/* From a pipe of our own, which takes @n bytes without waiting; what the other has no room for is dropped with it. */
+/* From a pipe of our own, which takes @n bytes without waiting; what the other has no room for is
+ * dropped with it. */
 static ssize_t splice_to(int fd, const void *buf, size_t n) {
         int pair[2];
 

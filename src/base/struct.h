@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Structs of the public headers that begin with "size_t size", their size in the header that the caller was compiled with. New
- * members are added at the end, and 0 in them means what was before, so callers and library may be of different versions.
- * Every struct with a size goes through here, in both directions.
+ * Structs of the public headers that begin with "size_t size", their size in the header that the
+ * caller was compiled with. New members are added at the end, and 0 in them means what was before,
+ * so callers and library may be of different versions. Every struct with a size goes through here,
+ * in both directions.
  */
 #pragma once
 
@@ -14,8 +15,9 @@
 #define VHK_STRUCT_UP_TO(type, member) (offsetof(type, member) + sizeof(((type *)NULL)->member))
 
 /*
- * Copy the caller's *theirs to *own of @own_size bytes, whose size member becomes @own_size. Members that an older caller does not have
- * stay as they are in *own. 0; -EINVAL: size is not set, or less than @least; -E2BIG: a newer caller uses a member that is not known here.
+ * Copy the caller's *theirs to *own of @own_size bytes, whose size member becomes @own_size.
+ * Members that an older caller does not have stay as they are in *own. 0; -EINVAL: size is not set,
+ * or less than @least; -E2BIG: a newer caller uses a member that is not known here.
  */
 static inline int vhk_struct_take(void *own, size_t own_size, const void *theirs, size_t least) {
         const uint8_t *bytes = theirs;
@@ -33,8 +35,8 @@ static inline int vhk_struct_take(void *own, size_t own_size, const void *theirs
 }
 
 /*
- * Fill the caller's *theirs, whose size member is set and stays, from *own: nothing beyond its end, and zeroes in members that are not
- * known here. 0; -EINVAL: size is not set
+ * Fill the caller's *theirs, whose size member is set and stays, from *own: nothing beyond its end,
+ * and zeroes in members that are not known here. 0; -EINVAL: size is not set
  */
 static inline int vhk_struct_give(void *theirs, const void *own, size_t own_size) {
         uint8_t *bytes = theirs;

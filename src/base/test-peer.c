@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* Whatever state a peer brings a shared descriptor into, no call of peer.h waits. A call that does is ended by alarm(2). */
+/* Whatever state a peer brings a shared descriptor into, no call of peer.h waits. A call that does
+ * is ended by alarm(2). */
 #include "base/test.h"
 
 #include <fcntl.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * For tests: a file of a file system (FUSE, a thread of the test serves it) that lets it be opened and then answers nothing any
- * more. Its size is FILE_BYTES. The mount is detached at once, so nothing stays behind when the test dies.
+ * For tests: a file of a file system (FUSE, a thread of the test serves it) that lets it be opened
+ * and then answers nothing any more. Its size is FILE_BYTES. The mount is detached at once, so
+ * nothing stays behind when the test dies.
  */
 #pragma once
 

@@ -7,8 +7,8 @@
  * With --vduse the front-end is this machine's kernel: the device is put on the vDPA bus when it can answer, and taken off before
  * it ends. A process that is killed leaves it where it is, for its successor.
  *
- * The main thread is control. Signals are taken by a thread of their own (signals.h) and reach control through its worker. At rest
- * nothing wakes up.
+ * The main thread is control. Signals are taken by a thread of their own (signals.h) and reach
+ * control through its worker. At rest nothing wakes up.
  */
 #include <vhostkit/backend.h>
 #include <vhostkit/daemon.h>
@@ -32,8 +32,9 @@
 #define DMN_NO_POLL_US UINT64_MAX               /* not on the command line */
 #define DMN_POLL_US_DEFAULT 50u
 #define DMN_VDUSE_QUEUES 4u                     /* by default at most: a driver of the kernel takes what there is */
-/* Descriptors: for each queue those for kick, call and error; for each thread its epoll set, eventfd, io_uring and timer; the rest
- * are the program's own, and those of messages on their way. */
+/* Descriptors: for each queue those for kick, call and error; for each thread its epoll set,
+ * eventfd, io_uring and timer; the rest are the program's own, and those of messages on their
+ * way. */
 #define DMN_FDS_PER_QUEUE 3u
 #define DMN_FDS_PER_THREAD 4u
 #define DMN_FDS_OTHER 64u
@@ -295,7 +296,8 @@ static int dmn_init_signals(struct dmn *d, struct vhk_error *ret_e) {
         return dmn_signals_start(&d->signals, d->program->reload, limit, ret_e);
 }
 
-/* Regions and rings have descriptors, hundreds of them; a manager's default limit is small. Return: the limit. */
+/* Regions and rings have descriptors, hundreds of them; a manager's default limit is small. Return:
+ * the limit. */
 static uint64_t dmn_raise_nofile(void) {
         struct rlimit l;
 
@@ -306,7 +308,8 @@ static uint64_t dmn_raise_nofile(void) {
         return soft < l.rlim_max && setrlimit(RLIMIT_NOFILE, &l) < 0 ? soft : l.rlim_max;
 }
 
-/* Can all queues have their descriptors? Those that nobody asked for are not offered otherwise. */
+/* Can all queues have their descriptors? If not, those beyond the limit are not offered, unless the
+ * command line asks for them (then it is an error). */
 static int dmn_fit_queues(struct dmn *d, uint64_t n_fds, struct vhk_error *ret_e) {
         uint64_t others = DMN_FDS_OTHER + DMN_FDS_PER_THREAD * d->n_ring_threads, most = 1;
         char text[200];
@@ -471,7 +474,7 @@ VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **a
 
         k = vhk_open_standard_fds();
         if (k < 0)
-                return EXIT_FAILURE;            /* there is nowhere to say why */
+                return EXIT_FAILURE;            /* there is no descriptor for an error message */
         if (!program || VHK_STRUCT_TAKE(&own, program, get_device) < 0 || !own.ops || VHK_STRUCT_TAKE(&ops, own.ops, reset) < 0)
                 return dmn_fail("struct vhk_program or its struct vhk_device_ops: size is not set, or a member is used that is not known here");
         own.ops = &ops;

@@ -2,8 +2,9 @@
 /*
  * The daemon's log, see log.h.
  *
- * Standard error may be shared with other processes, so O_NONBLOCK is not set on it: vhk_peer_write() does not need it. After a
- * line was lost, none waits until one has found room again.
+ * Standard error may be shared with other processes, so O_NONBLOCK is not set on it:
+ * vhk_peer_write() does not need it. After a line was lost, none waits until one has found room
+ * again.
  */
 #include "daemon/log.h"
 

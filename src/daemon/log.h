@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The daemon's log: lines on standard error. Any thread. A line never waits for long: standard error may be a pipe that is not
- * read. Lines that found no room are counted, and the next one that does says how many are missing.
+ * The daemon's log: lines on standard error. Any thread. A line never waits for long: standard
+ * error may be a pipe that is not read. Lines that found no room are counted, and the next one that
+ * does says how many are missing.
  */
 #pragma once
 

@@ -2,9 +2,10 @@
 /*
  * Signals and the limit of the end, see signals.h.
  *
- * A thread that a peer, a file system or a defect has stopped cannot be ended, only left behind: when the limit is over the
- * process ends with _exit(2). The limit is longer than the drain and the removal from the vDPA bus, which have limits of
- * their own, so in an orderly end it is never reached.
+ * A thread that a peer, a file system or a defect has stopped cannot be ended, only abandoned: when
+ * the limit is over the process ends with _exit(2). The limit is longer than the drain and the
+ * removal from the vDPA bus, which have limits of their own, so in an orderly end it is never
+ * reached.
  */
 #include "daemon/signals.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Signals of a daemon, and the limit of its end. A thread of its own takes the signals: it waits for nothing else, so that the
- * process ends within its limit whatever control and the threads of the rings wait for.
+ * Signals of a daemon, and the limit of its end. A thread of its own takes the signals: it waits
+ * for nothing else, so that the process ends within its limit whatever control and the threads of
+ * the rings wait for.
  */
 #pragma once
 
@@ -22,7 +23,7 @@ struct dmn_signals {
         bool is_running;
         pthread_t thread;
         struct vhk_watch *watch;
-        uint32_t n_reload, n_stop;      /* shared (atomic): come, and not yet told to control */
+        uint32_t n_reload, n_stop;      /* shared (atomic): received, and not yet passed to control */
         uint64_t deadline;              /* shared (atomic): CLOCK_MONOTONIC, ns; 0: none */
         bool is_over;                   /* shared (atomic): the thread ends */
 };

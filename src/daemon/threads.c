@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Threads are created here and in signals.c, and nowhere else in the library. A ring thread dispatches its worker until a post
- * tells it to end; signals are blocked in all of them (the thread of signals.c takes them).
+ * Threads are created here and in signals.c, and nowhere else in the library. A ring thread
+ * dispatches its worker until a post asks it to end; signals are blocked in all of them (the thread
+ * of signals.c takes them).
  */
 #include <pthread.h>
 #include <sched.h>

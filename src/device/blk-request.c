@@ -4,8 +4,9 @@
  *
  * Guest memory changes under our feet: header and ranges are copied once into locals, and only the copies are looked at.
  * Framing is free (2.6.4): the header is the first 16 readable bytes, the status the last writable byte, the data what is
- * between, whatever buffers they lie in. The used length (2.7.8.2) is the bytes that were written from the first writable
- * one on: with a gap between data and status it ends at the gap, and the status byte is not counted.
+ * between, whatever buffers they lie in. The used length (2.7.8.2) is the bytes that were written
+ * from the first writable one on: with a gap between data and status it ends at the gap, and the
+ * status byte is not counted.
  *
  * No allocation: buffer lists that are fine as they stand are handed to the engine as they stand; those that must be
  * trimmed are built in the ring's arena, which is empty again after every kick.
@@ -214,12 +215,14 @@ static VHK_COLD void blk_log_error(const struct blk_queue *bq, const struct blk_
                         (unsigned long long)b->step_off, result ? strerror((int)-result) : "the file has become shorter");
 }
 
-/* Not supported at all, or (EINVAL) not for a range that is no multiple of the block device's own sectors. */
+/* Not supported at all, or (EINVAL) not for a range that is no multiple of the block device's own
+ * sectors. */
 static bool blk_is_unsupported(int64_t result) {
         return result == -EOPNOTSUPP || result == -ENOTTY || result == -EINVAL;
 }
 
-/* What a file system or block device cannot do is done in another way, or is no harm. Return: true if there is another way. */
+/* What a file system or block device cannot do is done in another way, or is no harm. Return: true
+ * if there is another way. */
 static bool blk_other_way(struct vhk_blkdev *d, struct blk_req *b, int64_t result) {
         if ((result == -EINTR || result == -EAGAIN) && b->retries++ < 100)
                 return true;
@@ -391,7 +394,8 @@ void blk_continue(struct blk_queue *bq, struct vhk_req *r, int64_t result) {
                 blk_finish(bq, r, b, status);
 }
 
-/* A buffer lies outside of shared memory: nothing is done but to say so, where the status can be reached. Used length. */
+/* A buffer lies outside of shared memory: nothing is done but to write IOERR, where the status can
+ * be reached. Returns the used length. */
 static VHK_COLD uint32_t blk_refuse_hole(struct vhk_blkdev *d, struct vhk_queue *q, struct vhk_req *r) {
         unsigned i = r->n_in;
 
@@ -423,8 +427,9 @@ static inline void blk_prefetch(struct vhk_req *const *r, unsigned n) {
         }
 }
 
-/* Sets out with the requests that were just popped. Those whose turn does not come within VHK_WORK_NS from @begin on are given back
- * to the ring (@n is 1 if @begin is not known). How many set out. */
+/* Sets out with the requests that were just popped. Those whose turn does not come within
+ * VHK_WORK_NS from @begin on are given back to the ring (@n is 1 if @begin is not known). How many
+ * set out. */
 static unsigned blk_begin_burst(struct blk_queue *bq, struct vhk_req *const *r, unsigned n, uint64_t begin) {
         struct vhk_blkdev *d = bq->d;
 
@@ -457,8 +462,9 @@ static void blk_set_burst(struct blk_queue *bq, unsigned n, uint64_t ns) {
 }
 
 /*
- * Others live on this worker too, and control sends it orders: a run ends after VHK_WORK_NS or one burst, whichever is longer, and what is left
- * is seen when the ring is armed. The clock is read once per burst; not for a single request, which is what a slow driver sends.
+ * Others live on this worker too, and control sends it orders: a run ends after VHK_WORK_NS or one
+ * burst, whichever is longer, and what is left is seen when the ring is armed. The clock is read
+ * once per burst; not for a single request, which is what a slow driver sends.
  */
 VHK_HOT void blk_queue_run(struct vhk_blkdev *d, struct vhk_queue *q) {
         struct blk_queue *bq = vhk_queue_get_priv(q);

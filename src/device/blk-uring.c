@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Steps through io_uring: one io_uring for all queues of a worker, made when the first of them starts and freed when the
- * last has stopped, so that 256 queues need no more descriptors and memory than there are workers. Submissions of a burst go
- * to the kernel with one system call; what completed at once (the page cache) is reaped in the same burst. Later completions
- * are found by the poller while the worker spins, and by a watch on the io_uring's descriptor while it sleeps.
+ * Steps through io_uring: one io_uring for all queues of a worker, made when the first of them
+ * starts and freed when the last has stopped, so that 256 queues need no more descriptors and
+ * memory than there are workers. Submissions of a burst go to the kernel with one system call; what
+ * completed at once (the page cache) is reaped in the same burst. Later completions are found by
+ * the poller while the worker spins, and by a watch on the io_uring's descriptor while it sleeps.
  *
- * Threads: a struct blk_uring belongs to its worker. The list of them (vhk_blkdev.urings) is shared by all workers, under
- * its mutex, which is taken only when a queue starts or stops.
+ * Threads: a struct blk_uring belongs to its worker. The list of them (vhk_blkdev.urings) is shared
+ * by all workers, under its mutex, which is taken only when a queue starts or stops.
  *
  * Not IORING_SETUP_SINGLE_ISSUER: a worker's thread is whoever dispatches it, and that may change.
  */
@@ -49,7 +50,8 @@ static int blk_uring_init(struct io_uring *u, unsigned n) {
         return 0;
 }
 
-/* Before Linux 5.12 an io_uring counts as locked memory, of which there may be little: a small one will do. */
+/* Before Linux 5.12 an io_uring counts as locked memory, of which there may be little: a small one
+ * will do. */
 static int blk_uring_init_any(struct io_uring *u) {
         int ret = -ENOMEM;
 
@@ -74,7 +76,8 @@ int blk_uring_probe(void) {
         return k;
 }
 
-/* Something of @bq was queued or has completed: its iovecs are free after the next submission, and it is to be flushed. */
+/* Something of @bq was queued or has completed: its iovecs are free after the next submission, and
+ * it is to be flushed. */
 static inline void blk_uring_activate(struct blk_uring *e, struct blk_queue *bq) {
         if (bq->is_active)
                 return;
@@ -172,7 +175,8 @@ static void blk_uring_enter(struct blk_uring *e) {
                 bq->n_arena = 0;        /* the kernel has its own copies (IORING_FEAT_SUBMIT_STABLE) */
 }
 
-/* Flushes the queues that had something to do; those with iovecs that the kernel has not copied yet stay in the list. */
+/* Flushes the queues that had something to do; those with iovecs that the kernel has not copied yet
+ * stay in the list. */
 static void blk_uring_flush(struct blk_uring *e) {
         struct blk_queue *bq = VHK_STEAL(e->active), *next;
         bool unsubmitted = io_uring_sq_ready(&e->ring);
@@ -186,8 +190,8 @@ static void blk_uring_flush(struct blk_uring *e) {
         }
 }
 
-/* Submits and reaps until nothing moves any more, or for VHK_WORK_NS: what has completed then makes the descriptor readable, and the
- * poller busy. Steps completed. */
+/* Submits and reaps until nothing moves any more, or for VHK_WORK_NS: what has completed then makes
+ * the descriptor readable, and the poller busy. Steps completed. */
 static unsigned blk_uring_work(struct blk_uring *e) {
         unsigned n, total = 0, rounds = 0;
         uint64_t start = 0;
@@ -209,8 +213,8 @@ static void blk_uring_kick(struct blk_queue *bq) {
         blk_uring_work(bq->engine_data);
 }
 
-/* Asks the kernel to give back what it has not begun; answers come as always, and the asking itself is answered too. Requests
- * of other queues come back as well: they set out again. */
+/* Asks the kernel to give back what it has not begun; answers come as always, and the asking itself
+ * is answered too. Requests of other queues come back as well: they set out again. */
 static void blk_uring_cancel(struct blk_queue *bq) {
         struct blk_uring *e = bq->engine_data;
         struct io_uring_sqe *s = blk_uring_get_sqe(e);

@@ -180,7 +180,7 @@ VHK_API int vhk_blkdev_refresh(struct vhk_blkdev *d, struct vhk_error *ret_e) {
         k = d->host ? vhk_host_config_changed(d->host) : 0;
         vhk_log(&d->log, new < old ? VHK_LOG_WARNING : VHK_LOG_INFO, "the disk has %s from %llu to %llu bytes%s", new < old ? "shrunk" : "grown",
                 (unsigned long long)(old * BLK_SECTOR), (unsigned long long)(new * BLK_SECTOR),
-                k < 0 ? " (the front-end cannot be told)" : "");
+                k < 0 ? " (the front-end cannot be notified of it)" : "");
         return 1;
 }
 
@@ -203,15 +203,18 @@ static int blk_attach(void *dev, struct vhk_host *host) {
 }
 
 /*
- * The cache mode (5.2.5). Neither FLUSH nor CONFIG_WCE: the driver takes the cache for write-through; CONFIG_WCE without
- * FLUSH: writeback is 0 at first. Before there is a choice the cache is said to be write-back: QEMU reads the
- * configuration once, when it connects for the first time, and shows that to its guest.
+ * The cache mode (5.2.5). Neither FLUSH nor CONFIG_WCE: the driver takes the cache for
+ * write-through; CONFIG_WCE without FLUSH: writeback is 0 at first. Before there is a choice the
+ * cache is reported as write-back: QEMU reads the configuration once, when it connects for the
+ * first time, and shows that to its guest.
  *
- * A driver that wrote 0 to writeback relies on it until a driver writes 1, and the device cannot tell when another driver
- * takes over: QEMU sends status 0 (newer ones RESET_DEVICE too) for a reboot of its guest and for "stop" and "cont", and in
- * both cases goes on showing its guest the value that it remembers. So the choice survives every reset; 5.2.5 allows either
- * mode after one. It also survives the connection, for QEMU connects again without reading the configuration. It ends when
- * a later front-end reads writeback before it starts a queue: that one is told the mode, and passes it on.
+ * A driver that wrote 0 to writeback relies on it until a driver writes 1, and the device cannot
+ * know when another driver takes over: QEMU sends status 0 (newer ones RESET_DEVICE too) for a
+ * reboot of its guest and for "stop" and "cont", and in both cases goes on showing its guest the
+ * value that it remembers. So the choice survives every reset; 5.2.5 allows either mode after one.
+ * It also survives the connection, for QEMU connects again without reading the configuration. It
+ * ends when a later front-end reads writeback before it starts a queue: that one has seen the mode,
+ * and passes it on.
  */
 static int blk_negotiated(void *dev, uint64_t features) {
         struct vhk_blkdev *d = dev;
@@ -237,8 +240,9 @@ static void blk_disconnected(void *dev) {
         d->is_inherited = d->write_through;
 }
 
-/* Data segments of a request; header and status take a descriptor each. Without indirect descriptors a request must fit into the ring,
- * whose size is the front-end's choice: where it was smaller than ours once, it will be again. */
+/* Data segments of a request; header and status take a descriptor each. Without indirect
+ * descriptors a request must fit into the ring, whose size is the front-end's choice: where it was
+ * smaller than ours once, it will be again. */
 static uint32_t blk_seg_max(const struct vhk_blkdev *d) {
         uint32_t size = d->queue_size, seen = vhk_load_relaxed(&d->ring_size);
 
@@ -374,7 +378,7 @@ static int blk_queue_alloc_bounces(struct blk_queue *bq) {
         return 0;
 }
 
-/* The disk's engine, or the sync engine if nobody asked for this one. */
+/* The disk's engine, or the sync engine if this one was not asked for. */
 static int blk_queue_start_engine(struct blk_queue *bq) {
         struct vhk_blkdev *d = bq->d;
         unsigned i = vhk_queue_get_index(bq->q);
@@ -396,7 +400,8 @@ static int blk_queue_start_engine(struct blk_queue *bq) {
         return 0;
 }
 
-/* A ring starts that is smaller than any before: a driver without indirect descriptors may have been told of more segments than fit. */
+/* A ring starts that is smaller than any before: a driver without indirect descriptors may have
+ * read a seg_max of more segments than fit. */
 void blk_note_ring_size(struct vhk_blkdev *d, uint32_t size) {
         uint32_t seen = vhk_load_relaxed(&d->ring_size), before = blk_seg_max(d);
 
@@ -408,7 +413,7 @@ void blk_note_ring_size(struct vhk_blkdev *d, uint32_t size) {
                 return;
         int ret = d->host ? vhk_host_config_changed(d->host) : 0;
         vhk_log(&d->log, VHK_LOG_WARNING, "a ring of %u entries without indirect descriptors: seg_max is %u from now on, not %u%s", size,
-                blk_seg_max(d), before, ret < 0 ? " (the front-end cannot be told)" : "");
+                blk_seg_max(d), before, ret < 0 ? " (the front-end cannot be notified of it)" : "");
 }
 
 static int blk_queue_start(void *dev, struct vhk_queue *q, struct vhk_worker *home) {

@@ -147,7 +147,7 @@ struct vhk_blkdev {
         const struct blk_engine *engine;
         struct blk_file file;
         enum vhk_blkdev_engine kind;
-        bool may_fall_back;             /* nobody asked for this engine: another one will do */
+        bool may_fall_back;             /* this engine was not asked for: another one will do */
         struct blk_uring *urings;       /* under the mutex, see blk-uring.c */
         pthread_mutex_t urings_mutex;
         bool read_only, direct;

@@ -322,7 +322,8 @@ TEST(drain_with_requests_in_flight) {
 
 /* ---- engines ---- */
 
-/* A second queue of @a's device on the same worker; its requests lie in the upper half of memory. */
+/* A second queue of @a's device on the same worker; its requests lie in the upper half of
+ * memory. */
 static void start_second_queue(struct machine *b, struct machine *a) {
         struct vhk_ring_config c = *a->config;
 
@@ -561,8 +562,9 @@ TEST(block_device) {
         }
 }
 
-/* Whole sectors go to the device as they are; where somebody chose smaller blocks, zeroes are written, and a discard of parts
- * of sectors does nothing. The page cache writes what is smaller than a sector. */
+/* Whole sectors go to the device as they are; where somebody chose smaller blocks, zeroes are
+ * written, and a discard of parts of sectors does nothing. The page cache writes what is smaller
+ * than a sector. */
 TEST(a_block_device_of_large_sectors) {
         FOR_ENGINES(e) {
                 for (uint32_t block = 0; block <= 512; block += 512) {

@@ -64,7 +64,8 @@ TEST(shapes_and_operations) {
         }
 }
 
-/* ---- what must be refused (H48); used.len counts what was written from the first writable byte on, and no byte past a gap ---- */
+/* ---- what must be refused (H48); used.len counts what was written from the first writable byte
+ * on, and no byte past a gap ---- */
 
 static const struct limit {
         const char *name;
@@ -474,7 +475,8 @@ static int64_t slow_submit(struct blk_queue *bq, struct vhk_req *r) {
         return ((struct blk_req *)r->priv)->len;
 }
 
-/* Whoever has something to say to the worker waits for a few requests at most, not for a full ring. */
+/* Whoever has something to say to the worker waits for a few requests at most, not for a full
+ * ring. */
 TEST(a_run_ends_when_its_time_is_over) {
         static const struct blk_engine slow = { .name = "slow", .submit = slow_submit };
         struct machine m = { .fd = -1 };
@@ -504,7 +506,8 @@ TEST(a_run_ends_when_its_time_is_over) {
         stop(&m);
 }
 
-/* The driver's memory may be more than the front-end shares: its request fails, and the ring goes on. */
+/* The driver's memory may be more than the front-end shares: its request fails, and the ring goes
+ * on. */
 TEST(a_buffer_outside_of_shared_memory_fails_its_request_only) {
         static const enum vhk_blkdev_engine kinds[] = { VHK_BLKDEV_SYNC, VHK_BLKDEV_IO_URING, VHK_BLKDEV_NULL };
 

@@ -41,7 +41,7 @@ struct vhk_blk_queue {
         uint8_t *status;
         uint64_t headers_gpa, ranges_gpa, status_gpa;
         void **cookies;                 /* by slot */
-        uint32_t *least;                /* by slot: bytes that the device must have written, if it says that all went well */
+        uint32_t *least;                /* by slot: bytes that the device must have written, if it reports success */
         uint16_t *free_slots;           /* a stack */
         unsigned n_free, num;
         struct vhk_chunk last;          /* translated last */
@@ -83,5 +83,6 @@ size_t vhk_blk_queue_bytes(uint16_t num);
 int vhk_blk_add(struct vhk_blk_queue *q, const struct vhk_blk_io *ios, unsigned n);                     /* vhk_blk_submit() and */
 int vhk_blk_take(struct vhk_blk_queue *q, struct vhk_blk_done *ret_done, unsigned n, int timeout_ms);   /* vhk_blk_reap(), without the bracket */
 void vhk_blk_abandon(struct vhk_blk_queue *q);                  /* all that is in flight: results are dropped when they come */
-/* Waits for abandoned requests. 0: nothing is in flight (any more); -EBUSY: the caller's asynchronous requests are; -ETIMEDOUT; -EPIPE */
+/* Waits for abandoned requests. 0: nothing is in flight (any more); -EBUSY: the caller's
+ * asynchronous requests are; -ETIMEDOUT; -EPIPE */
 int vhk_blk_wait_idle(struct vhk_blk_queue *q, int timeout_ms);

@@ -107,8 +107,10 @@ int vhk_drvdev_lock(struct vhk_drvdev *d) {
 }
 
 /*
- * Whoever finds the lock taken says so before it tries once more (both sequentially consistent): either it gets the lock then, or the owner sees
- * here that somebody is to be told. So nobody polls the lock, and a front-end that waits for its back-end costs the other queues nothing.
+ * A thread that finds the lock taken sets its flag before it tries once more (both sequentially
+ * consistent): either it gets the lock then, or the owner sees here that a thread is to be
+ * notified. So no thread polls the lock, and a front-end that waits for its back-end costs the
+ * other queues nothing.
  */
 void vhk_drvdev_unlock(struct vhk_drvdev *d) {
         pthread_mutex_unlock(&d->lock);
@@ -195,7 +197,7 @@ int vhk_drvdev_fail(struct vhk_drvdev *d, int code, const char *rule, const char
 int vhk_drvdev_fail_end(struct vhk_drvdev *d, const struct vhk_drvq *q) {
         if (vhk_drvq_is_broken(q))
                 return vhk_drvdev_fail(d, -EPIPE, "driver.ring",
-                                       "queue %u: the device broke the rules of the ring: it gave back what it was not given, or too much of it",
+                                       "queue %u: the device broke the rules of the ring: it returned a descriptor that was not available, or a used length larger than its buffers",
                                        vhk_drvq_get_index(q));
         if (vhk_drvdev_lock(d) == 0) {
                 vhk_frontend_fail_final(d->f);
@@ -273,7 +275,8 @@ static void init_lock(struct vhk_drvdev *d) {
         pthread_mutexattr_destroy(&a);
 }
 
-/* An inherited descriptor stays the caller's when anything fails after this, too: the front-end has a duplicate. */
+/* An inherited descriptor stays the caller's when anything fails after this, too: the front-end has
+ * a duplicate. */
 static int open_front_end(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
         if (!fo->has_fd)
                 return vhk_frontend_open(spec, fo, &d->f, ret_e);
@@ -352,7 +355,7 @@ int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const 
 static void destroy(struct vhk_drvdev *d) {
         d->on_event = NULL;
         if (d->f)
-                vhk_frontend_prepare_close(d->f);       /* from here on limit_ns for all, and no search for a back-end that has gone */
+                vhk_frontend_prepare_close(d->f);       /* from here on limit_ns for all, and no search for a back-end that is lost */
         d->kind->stop(d);
         if (d->f && !d->gone)
                 (void)vhk_drvdev_set_status(d, 0);

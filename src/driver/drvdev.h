@@ -7,9 +7,10 @@
  * slots takes eight regions, and one that has them finds its way faster in one. Pieces are only added, so that a queue on
  * another thread may look addresses up without a lock.
  *
- * Threads: each queue of a driver belongs to one thread at a time; the front-end is used under @lock alone, so that any queue may serve
- * the connection. The lock knows its owner: callbacks run while it is held. Who calls back in from there gets -EDEADLK, but may close the
- * device: that is done when the call that runs is over (vhk_drvdev_leave()).
+ * Threads: each queue of a driver belongs to one thread at a time; the front-end is used under
+ * @lock alone, so that any queue may serve the connection. The lock knows its owner: callbacks run
+ * while it is held. Who calls back in from there gets -EDEADLK, but may close the device: that is
+ * done when the call that runs is over (vhk_drvdev_leave()).
  */
 #pragma once
 
@@ -35,7 +36,8 @@ struct vhk_chunk {
 struct vhk_drvdev;
 struct vhk_drvwait;
 
-/* A driver: what its open function differs in. Its object begins with a struct vhk_drvdev; its options with these two members, whatever their length. */
+/* A driver: what its open function differs in. Its object begins with a struct vhk_drvdev; its
+ * options with these two members, whatever their length. */
 struct vhk_drvdev_options {
         size_t size;
         const struct vhk_frontend_options *frontend;
@@ -45,7 +47,8 @@ struct vhk_drvdev_kind {
         const char *options;            /* likewise: "struct vhk_blk_options" */
         uint32_t virtio_id;
         size_t size, options_size;      /* bytes of the object and of the options */
-        /* Nothing is connected yet: checks @options (as long as options_size), changes what @fo is to differ in. NULL: nothing is to be done */
+        /* Nothing is connected yet: checks @options (as long as options_size), changes what @fo is
+         * to differ in. NULL: nothing is to be done */
         int (*prepare)(struct vhk_drvdev *d, const void *options, struct vhk_frontend_options *fo, struct vhk_error *ret_e);
         int (*bring_up)(struct vhk_drvdev *d, const void *options, struct vhk_error *ret_e);
         int (*refresh)(struct vhk_drvdev *d);   /* reads the configuration if it has changed; under the lock */
@@ -60,12 +63,14 @@ struct vhk_drvdev {
         uint64_t features, limit_ns;
         vhk_frontend_event_fn on_event; /* the caller's */
         void *event_arg;
-        struct vhk_drvwait *waits;      /* a list: all that wait for the lock may be told through it */
+        struct vhk_drvwait *waits;      /* a list: all that wait for the lock may be notified through it */
         /* shared (atomic, relaxed: a hint by itself, nothing is published with it) */
         bool gone;
-        /* shared (atomic): the thread that closed the device from inside a callback, 0: none; relaxed: only that thread acts on it */
+        /* shared (atomic): the thread that closed the device from inside a callback, 0: none;
+         * relaxed: only that thread acts on it */
         uintptr_t closer;
-        /* shared (atomic, sequentially consistent): a thread found the lock taken, see vhk_drvdev_unlock() */
+        /* shared (atomic, sequentially consistent): a thread found the lock taken, see
+         * vhk_drvdev_unlock() */
         bool is_contended;
         /* shared (atomic): release by the allocator pairs with acquire by a queue that meets a new address */
         unsigned n_chunks;
@@ -77,21 +82,27 @@ struct vhk_drvdev {
 
 /* ---- life ---- */
 
-/* All of a vhk_*_open(). @options: the caller's, NULL: defaults; @own: options_size bytes for a copy of them. */
+/* All of a vhk_*_open(). @options: the caller's, NULL: defaults; @own: options_size bytes for a
+ * copy of them. */
 int vhk_drvdev_open(const struct vhk_drvdev_kind *kind, const char *spec, const void *options, void *own, struct vhk_drvdev **ret_d, struct vhk_error *ret_e);
-/* All of a vhk_*_close(). Looks for no back-end that has gone, and takes no longer than limit_ns. NULL is legal; returns NULL */
+/* All of a vhk_*_close(). Looks for no back-end that is lost, and takes no longer than limit_ns.
+ * NULL is legal; returns NULL */
 void *vhk_drvdev_close(struct vhk_drvdev *d);
 /* The last step of every public call that may call back: @d may be freed in it. */
 void vhk_drvdev_leave(struct vhk_drvdev *d);
 
-/* Up to FEATURES_OK. @features becomes d->features. 0, or a negative errno with its error message. */
+/* Up to FEATURES_OK. @features becomes d->features. 0, or a negative errno with its error
+ * message. */
 int vhk_drvdev_negotiate(struct vhk_drvdev *d, uint64_t features, struct vhk_error *ret_e);
 int vhk_drvdev_set_status(struct vhk_drvdev *d, uint8_t status);        /* where the back-end has one */
-/* The error message of an opening that failed with @k: the front-end's, if it is that. Returns @k. */
+/* The error message of an opening that failed with @k: the front-end's, if it is that. Returns
+ * @k. */
 int vhk_drvdev_story(struct vhk_drvdev *d, int k, struct vhk_error *ret_e);
 /*
- * Starts rings of @wish entries; 0: of @usual, or as many of them as the device takes: a back-end need not tell how large its rings may be, so
- * half the size is tried when it refuses (-EREMOTEIO), down to @least. All three are powers of two. @stop undoes what a failed @start left.
+ * Starts rings of @wish entries; 0: of @usual, or as many of them as the device takes: a back-end
+ * need not report how large its rings may be, so half the size is tried when it refuses
+ * (-EREMOTEIO), down to @least. All three are powers of two. @stop undoes what a failed @start
+ * left.
  */
 int vhk_drvdev_start_rings(struct vhk_drvdev *d, uint16_t wish, uint16_t usual, uint16_t least, int (*start)(struct vhk_drvdev *d, uint16_t num),
                            void (*stop)(struct vhk_drvdev *d));
@@ -100,15 +111,17 @@ int vhk_drvdev_start_rings(struct vhk_drvdev *d, uint16_t wish, uint16_t usual, 
 
 int vhk_drvdev_lock(struct vhk_drvdev *d);                              /* 0, or -EDEADLK: from inside a callback */
 void vhk_drvdev_unlock(struct vhk_drvdev *d);
-/* Serves the front-end, unless another thread is in it already. 0, or -EPIPE: the connection is lost. */
+/* Serves the front-end, unless another thread is in it already. 0, or -EPIPE: the connection is
+ * lost. */
 int vhk_drvdev_look_after(struct vhk_drvdev *d);
-/* ... 0, or -EBUSY: another thread is in it, and vhk_drvdev_unlock() will tell @w. */
+/* ... 0, or -EBUSY: another thread is in it, and vhk_drvdev_unlock() will notify @w. */
 int vhk_drvdev_try_serve(struct vhk_drvdev *d, struct vhk_drvwait *w);
 /* Reads the configuration space again, though no change of it was reported. */
 int vhk_drvdev_read_config(struct vhk_drvdev *d);
 /* A call fails: keeps the error for vhk_frontend_get_error(). Returns @code. */
 int vhk_drvdev_fail(struct vhk_drvdev *d, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
-/* The device broke the rules of ring @q, or the connection has ended: keeps that as the error, returns -EPIPE. */
+/* The device broke the rules of ring @q, or the connection has ended: keeps that as the error,
+ * returns -EPIPE. */
 int vhk_drvdev_fail_end(struct vhk_drvdev *d, const struct vhk_drvq *q);
 
 static inline bool vhk_drvdev_has(const struct vhk_drvdev *d, unsigned bit) {

@@ -31,7 +31,8 @@ struct vhk_drvq {
         struct vhk_frontend *f;
         bool started;
         struct vhk_ring_setup setup;    /* as it was started; base: where it stopped */
-        /* of vhk_drvq_new(), NULL otherwise: the caller's table; where the ring is in it; the region that was translated last */
+        /* of vhk_drvq_new(), NULL otherwise: the caller's table; where the ring is in it; the
+         * region that was translated last */
         struct vhk_memory *m;
         void *mem;
         uint64_t generation;
@@ -192,8 +193,8 @@ static uint64_t gpa_of(void *arg, const void *va, uint64_t len) {
         return find_region(q, va, len);
 }
 
-/* A packed ring has another layout; with the other two the device marks requests as used, and the driver notifies, in a way that this one does
- * not know. */
+/* A packed ring has another layout; with the other two the device marks requests as used, and the
+ * driver notifies, in a way that this one does not know. */
 static int check_features(struct vhk_frontend *f, unsigned i) {
         static const struct { uint64_t bit; const char *name; } unknown[] = {
                 { F_RING_PACKED, "RING_PACKED" }, { F_IN_ORDER, "IN_ORDER" }, { F_NOTIFICATION_DATA, "NOTIFICATION_DATA" },
@@ -212,7 +213,8 @@ static int check_features(struct vhk_frontend *f, unsigned i) {
         return 0;
 }
 
-/* In memory that a freed ring left, if there is some: to a back-end without memory slots a region more is the whole table again. */
+/* In memory that a freed ring left, if there is some: to a back-end without memory slots a region
+ * more is the whole table again. */
 static int place(struct vhk_drvq *q, uint64_t bytes) {
         vhk_gpa_t gpa;
 
@@ -230,7 +232,8 @@ static int place(struct vhk_drvq *q, uint64_t bytes) {
         return ret;
 }
 
-/* A back-end need not tell how large its rings may be: where the caller has no wish, half the size is tried when it refuses. */
+/* A back-end need not report how large its rings may be: where the caller has no wish, half the
+ * size is tried when it refuses. */
 static int make_any_size(struct vhk_drvq *q, const struct vhk_drvq_options *o, bool wish, uint16_t indirect_max) {
         for (;; q->num /= 2) {
                 int ret = make(q, o, &(struct vhk_drvq_place){ .mem = q->mem, .indirect_max = indirect_max, .gpa = gpa_of, .gpa_arg = q });
@@ -271,8 +274,9 @@ VHK_API int vhk_drvq_new(struct vhk_frontend *f, struct vhk_memory *m, unsigned 
 VHK_API struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q) {
         if (!q)
                 return NULL;
-        /* The memory is used again, by another ring of this table, only if the device has let go of it. It is not taken out of the table:
-         * libvhost-user ends the connection at the first new region after one was removed that held a ring, stopped or not. */
+        /* The memory is used again, by another ring of this table, only if the device has let go of
+         * it. It is not taken out of the table: libvhost-user ends the connection at the first new
+         * region after one was removed that held a ring, stopped or not. */
         if (vhk_drvq_stop(q) == 0 && q->m && q->mem)
                 vhk_memory_release(q->m, q->mem);
         unmake(q);
@@ -282,12 +286,13 @@ VHK_API struct vhk_drvq *vhk_drvq_free(struct vhk_drvq *q) {
 
 /* ---- use ---- */
 
-/* Of a ring of vhk_drvq_new(), whose front-end is this thread's: why it is over. The drivers of this library tell that themselves. */
+/* Of a ring of vhk_drvq_new(), whose front-end is this thread's: why it is over. The drivers of
+ * this library report that themselves. */
 static VHK_COLD int fail_end(struct vhk_drvq *q) {
         if (!q->m)
                 return -EPIPE;
         if (vhk_drvring_is_broken(q->ring))
-                return vhk_frontend_fail(q->f, -EPIPE, "drvq.ring", "queue %u: the device broke the rules of the ring: it gave back what it was not given",
+                return vhk_frontend_fail(q->f, -EPIPE, "drvq.ring", "queue %u: the device broke the rules of the ring: it returned a descriptor that was not available, or too large a used length",
                                          q->index);
         return vhk_frontend_fail_final(q->f);
 }

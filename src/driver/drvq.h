@@ -16,7 +16,8 @@ struct vhk_drvq_place {
 };
 size_t vhk_drvq_bytes(uint16_t num, uint16_t indirect_max);
 int vhk_drvq_new_at(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p, struct vhk_drvq **ret_q);
-/* Did the device break the rules of the ring? Then vhk_drvq_add() and vhk_drvq_reap() are -EPIPE. */
+/* Did the device break the rules of the ring? Then vhk_drvq_add() and vhk_drvq_reap() are
+ * -EPIPE. */
 unsigned vhk_drvq_get_index(const struct vhk_drvq *q);
 bool vhk_drvq_is_broken(const struct vhk_drvq *q);
 /* vhk_drvq_add() with guest addresses that the driver knows */

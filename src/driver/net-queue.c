@@ -263,7 +263,8 @@ static int take_frame(struct vhk_net_queue *q, struct vhk_net_frame *ret_f) {
         return 0;
 }
 
-/* The frame that comes first; of one that breaks the rules nobody knows where the next begins. */
+/* The frame that comes first; after one that breaks the rules it is not known where the next
+ * begins. */
 static int next_frame(struct vhk_net_queue *q, struct vhk_net_frame *ret_f) {
         int k = take_frame(q, ret_f);
 
@@ -483,7 +484,7 @@ VHK_API int vhk_net_reap(struct vhk_net_queue *q, void **ret_cookies, unsigned n
 
         if (k == 0) {
                 k = vhk_drvwait_some(&q->tx_wait, ret_cookies, n, timeout_ms);
-                vhk_drvq_disarm(q->tx);         /* nobody waits: the next burst looks by itself */
+                vhk_drvq_disarm(q->tx);         /* no thread waits: the next burst looks by itself */
         }
         vhk_drvdev_leave(d);
         return k;

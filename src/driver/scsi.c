@@ -141,7 +141,8 @@ static void tell(const struct answer *a, const struct pending *p, struct vhk_scs
         ret_r->error = sense_len > VHK_SCSI_SENSE || ret_r->residual > p->n_bytes ? -EPROTO : error_of(a->response, a->status);
 }
 
-/* At most @n results that are in the ring; those before a fault of the device come first. Number, or -EPIPE */
+/* At most @n results that are in the ring; those before a fault of the device come first. Number,
+ * or -EPIPE */
 static int take_results(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, unsigned n) {
         struct vhk_done d;
         struct answer a;
@@ -198,7 +199,8 @@ static int wait_for_result(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, ui
         return k;
 }
 
-/* What is in flight are the commands of former calls that timed out: their data may still be written to. */
+/* What is in flight are the commands of former calls that timed out: their data may still be
+ * written to. */
 static int wait_idle(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uint64_t end) {
         unsigned n = s->num - s->n_free;
 
@@ -212,7 +214,7 @@ static int wait_idle(struct vhk_scsi *s, struct vhk_scsi_result *ret_r, uint64_t
 
 static int give_up(struct vhk_scsi *s) {
         for (uint16_t i = 0; i < s->num; i++)
-                s->pending[i].is_abandoned = true;      /* of free slots too: they begin anew when they are used */
+                s->pending[i].is_abandoned = true;      /* of free slots too: they are initialised when they are used */
         s->n_abandoned = s->num - s->n_free;
         return vhk_drvdev_fail(&s->d, -ETIMEDOUT, "scsi.time-limit", "the command is not answered within %llu ms",
                                (unsigned long long)(s->d.limit_ns / 1000000));

@@ -3,8 +3,9 @@
  * Synchronous calls on queue 0: any size, from any memory. A call is cut into requests that the disk takes, of which a
  * few are in flight at a time; memory that is not lent is copied through bounce buffers meanwhile. One thread.
  *
- * The first error ends a call when what is in flight has come back. Past the time limit the caller gets -ETIMEDOUT; what is in flight is
- * abandoned then, and the next call waits for it, at most as long again.
+ * The first error ends a call when what is in flight has come back. Past the time limit the caller
+ * gets -ETIMEDOUT; what is in flight is abandoned then, and the next call waits for it, at most as
+ * long again.
  */
 #include "driver/blk.h"
 
@@ -44,7 +45,7 @@ static int check_place(struct vhk_blk *b, bool writes, uint64_t off, uint64_t n)
         return 0;
 }
 
-/* Waiting for results failed, or took too long (@k is 0): nobody waits for them any more. */
+/* Waiting for results failed, or took too long (@k is 0): they are not waited for any more. */
 static int give_up(struct vhk_blk_queue *q, int k) {
         unsigned n = q->num - q->n_free;
 

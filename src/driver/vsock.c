@@ -93,7 +93,7 @@ struct vhk_vsock {
         struct listener *listeners;
         struct orphan orphans[ORPHANS];
         unsigned n_orphans;
-        bool broken;                    /* the device broke a rule or has gone: nothing moves any more */
+        bool broken;                    /* the device broke a rule or its connection ended: nothing moves any more */
         struct vhk_error error;         /* ... of a packet; code 0: of a ring, or of the connection */
 };
 
@@ -279,7 +279,7 @@ static bool is_gone(const struct vhk_vsock *v) {
 }
 
 static void refuse(struct vhk_vsock *v, const struct header *h) {
-        if (vhk_le16_get(h->op) != OP_RST && !is_gone(v))       /* a reset is never answered, or two drivers would do it for ever */
+        if (vhk_le16_get(h->op) != OP_RST && !is_gone(v))       /* a reset is never answered, or two drivers would do it without end */
                 v->orphans[v->n_orphans++] = (struct orphan){ vhk_le64_get(h->src_cid), vhk_le32_get(h->src_port), vhk_le32_get(h->dst_port) };
 }
 
@@ -385,7 +385,8 @@ static VHK_COLD int break_rules(struct vhk_vsock *v, uint32_t used_len, uint32_t
         return -EPIPE;
 }
 
-/* Is there room for one more answer? Without it nothing is received: the transmit ring's completions make room. */
+/* Is there room for one more answer? Without it nothing is received: the transmit ring's
+ * completions make room. */
 static bool can_receive(const struct vhk_vsock *v) {
         return v->n_orphans < ORPHANS || is_gone(v);
 }
@@ -413,7 +414,8 @@ static int receive(struct vhk_vsock *v, int budget) {
         return k < 0 ? k : n;
 }
 
-/* VIRTIO_VSOCK_EVENT_TRANSPORT_RESET: all streams have ended, and guest_cid may be another (virtio 1.3, 5.10.6.7). */
+/* VIRTIO_VSOCK_EVENT_TRANSPORT_RESET: all streams have ended, and guest_cid may be another (virtio
+ * 1.3, 5.10.6.7). */
 static void on_transport_reset(struct vhk_vsock *v) {
         for (unsigned i = 0; i < BUCKETS; i++)
                 for (struct vhk_vsock_stream *s = v->buckets[i]; s; s = s->next) {

@@ -45,7 +45,8 @@ void vhk_drvwait_done(struct vhk_drvwait *w) {
         w->d = NULL;
 }
 
-/* What came before anybody asked for the descriptor may have left the ring, and still wait to be reaped: the first reap finds out. */
+/* What came before anybody asked for the descriptor may have left the ring, and still wait to be
+ * reaped: the first reap finds out. */
 int vhk_drvwait_get_fd(struct vhk_drvwait *w) {
         if (w->polling)
                 return -1;
@@ -58,7 +59,8 @@ int vhk_drvwait_get_fd(struct vhk_drvwait *w) {
 
 /* ---- the connection ---- */
 
-/* While another thread is in the front-end, that one's descriptor may stay readable for long: it is not watched then. */
+/* While another thread is in the front-end, that one's descriptor may stay readable for long: it is
+ * not watched then. */
 static void set_front_busy(struct vhk_drvwait *w, bool busy) {
         if (w->is_front_busy == busy)
                 return;
@@ -141,7 +143,7 @@ static int wait_sleeping(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t 
                         return k;
                 if (vhk_now_ns() >= deadline)
                         return 0;
-                if (w->is_front_busy && look_after(w) < 0)      /* else we are told from now on */
+                if (w->is_front_busy && look_after(w) < 0)      /* else we are notified from now on */
                         return reap_last(w, ret, n);
                 p[0].revents = p[1].revents = 0;
                 p[1].fd = w->is_front_busy ? -1 : vhk_frontend_get_fd(w->d->f);
@@ -157,7 +159,8 @@ static int wait_sleeping(struct vhk_drvwait *w, void *ret, unsigned n, uint64_t 
         }
 }
 
-/* Waiting took notifications from the descriptor: is there more that they were for, or will none come for what comes next? */
+/* Waiting took notifications from the descriptor: is there more that they were for, or will none
+ * come for what comes next? */
 static void restore_fd(struct vhk_drvwait *w, int got, unsigned n) {
         if (w->wants_fd && ((got > 0 && (unsigned)got == n) || vhk_drvq_arm(w->ring)))
                 vhk_peer_notify(vhk_drvq_get_fd(w->ring));

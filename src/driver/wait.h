@@ -16,12 +16,12 @@ struct vhk_drvwait {
         struct vhk_drvq *ring;
         /* Takes what is there: at most @n results, to be put at @ret[@at] on. Number, or a negative errno: the ring is broken */
         int (*ready)(void *q, void *ret, unsigned at, unsigned n);
-        bool (*may_come)(void *q);      /* is anything in flight that would be a result? Else nobody waits */
+        bool (*may_come)(void *q);      /* is anything in flight that would be a result? Else there is no wait */
         void *q;
         bool polling;
         bool wants_fd;                  /* somebody waits for our descriptor: vhk_drvwait_reap_and_arm() is to be used */
-        bool is_front_busy;             /* another thread is in the front-end: its descriptor is not waited for, we are told through the ring's */
-        bool waits_for_lock;            /* shared (atomic), see vhk_drvdev_unlock(): ... and were not told yet */
+        bool is_front_busy;             /* another thread is in the front-end: its descriptor is not waited for, we are notified through the ring's */
+        bool waits_for_lock;            /* shared (atomic), see vhk_drvdev_unlock(): ... and were not notified yet */
         unsigned idle;                  /* reaps without result since somebody looked after the connection */
         int epoll_fd;                   /* call fd and front-end; -1 while polling */
         struct vhk_drvwait *next;       /* of the device */
@@ -32,5 +32,6 @@ int vhk_drvwait_init(struct vhk_drvwait *w, const struct vhk_drvwait *values);
 void vhk_drvwait_done(struct vhk_drvwait *w);
 int vhk_drvwait_get_fd(struct vhk_drvwait *w);
 int vhk_drvwait_reap_and_arm(struct vhk_drvwait *w, void *ret, unsigned n);
-/* Nothing is there. Waits at most @timeout_ms (-1 for ever) as long as something may come. Number; 0; -EPIPE, when no result is left: the end */
+/* Nothing is there. Waits at most @timeout_ms (-1 without limit) as long as something may come.
+ * Number; 0; -EPIPE, when no result is left: the end */
 int vhk_drvwait_some(struct vhk_drvwait *w, void *ret, unsigned n, int timeout_ms);

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Reconnection: a back-end that went away is looked for again, with growing pauses, until one is there that takes over; then the call
- * that noticed goes on. One thread, as all of the front-end.
+ * Reconnection: a back-end that went away is looked for again, with growing pauses, until one is
+ * there that takes over; then the call that noticed goes on. One thread, as all of the front-end.
  *
- * A call waits for it, at most until its own deadline. Dispatch makes one step when it is time (the carrier's alarm makes the front-end's
- * descriptor readable then) and does not wait for a peer that accepts a connection and says nothing.
+ * A call waits for it, at most until its own deadline. Dispatch makes one step when it is time (the
+ * transport's timer makes the front-end's descriptor readable then) and does not wait for a peer
+ * that accepts a connection and does not answer.
  *
- * A back-end that dies of what it is told comes back, is told the same and dies again. So the pause and the end of the search are kept
- * until a connection has achieved something: it lasted a second, or requests were done, or none was in flight and a call
- * succeeded. LOSSES_MAX losses in a row without that are the end.
+ * A back-end that dies of a message is started again, receives the same message and dies again. So
+ * the pause and the end of the search are kept until a connection has achieved something: it lasted
+ * a second, or requests were done, or none was in flight and a call succeeded. LOSSES_MAX losses in
+ * a row without that are the end.
  */
 #include "base/clock.h"
 #include "frontend/frontend.h"
@@ -54,7 +56,8 @@ static int count_loss(struct vhk_frontend *f, const char *in_flight) {
         return give_up(f);
 }
 
-/* The first try is due at once: a daemon that was restarted may be there already. 0, or -EPIPE: there will be none */
+/* The first try is due at once: a daemon that was restarted may be there already. 0, or -EPIPE:
+ * there will be none */
 static int begin(struct vhk_frontend *f) {
         uint64_t now = vhk_now_ns();
         char in_flight[80] = "";
@@ -94,7 +97,7 @@ static int after_failure(struct vhk_frontend *f, int k, const struct vhk_error *
         uint64_t now = vhk_now_ns();
 
         f->ops->disconnect(f);
-        f->end = *before;               /* the story is how it was lost, unless it ends with this try */
+        f->end = *before;               /* the error is how it was lost, unless it ends with this try */
         if (k == -EOPNOTSUPP || now >= f->again.deadline) {
                 f->end = why;
                 f->end.code = why.code ? why.code : k;
@@ -135,7 +138,7 @@ int vhk_frontend_try_again(struct vhk_frontend *f, bool may_wait) {
                 return -EAGAIN;
         }
         if (k == -EINPROGRESS)
-                k = vhk_frontend_fail(f, -ETIMEDOUT, "frontend.busy", "there is a back-end again, which does not answer");
+                k = vhk_frontend_fail(f, -ETIMEDOUT, "frontend.busy", "a back-end accepts connections again, but does not answer");
         return after_failure(f, k, &end);
 }
 

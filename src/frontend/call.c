@@ -255,7 +255,8 @@ static void take_posted(struct vhk_vhost_user *u) {
         vhk_decoder_next(d);
 }
 
-/* Replies come in order: first those of posted requests. 1: that of @request is there, complete and right, in u->conn.in; 0: not yet.
+/* Replies come in order: first those of posted requests. 1: that of @request is there, complete and
+ * right, in u->conn.in; 0: not yet.
  * @row NULL: only posted ones are due. */
 static int receive(struct vhk_vhost_user *u, const struct vhk_row *row, const struct vhk_hdr *request) {
         struct vhk_decoder *d = &u->conn.in;
@@ -376,7 +377,7 @@ int vhk_vu_call(struct vhk_vhost_user *u, const struct vhk_vu_call *c, union vhk
         return e < 0 ? e : k;
 }
 
-/* ---- requests that nobody waits for ---- */
+/* ---- requests whose reply is not waited for ---- */
 
 int vhk_vu_post(struct vhk_vhost_user *u, const struct vhk_vu_call *c, uint64_t ticket) {
         struct vhk_vu_posted p = { .deadline = vhk_time_after(vhk_now_ns(), u->f.options.limit_ns), .ticket = ticket };

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* What the drivers of this library need of a front-end beyond <vhostkit/frontend.h>. Same thread as all calls of the front-end. */
+/* What the drivers of this library need of a front-end beyond <vhostkit/frontend.h>. Same thread as
+ * all calls of the front-end. */
 #pragma once
 
 #include <vhostkit/frontend.h>
 
 #include "base/base.h"
 
-/* A call fails, the connection lives: keeps the error for vhk_frontend_get_error(), returns @code. */
+/* A call fails, the connection lives: keeps the error for vhk_frontend_get_error(), returns
+ * @code. */
 int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) VHK_PRINTF(4, 5);
 /* Has the connection ended permanently? */
 bool vhk_frontend_is_final(const struct vhk_frontend *f);

@@ -57,7 +57,7 @@ struct vhk_frontend_ops {
         int (*iotlb_invalidate)(struct vhk_frontend *f, uint64_t iova, uint64_t len);
         int (*suspend_queue)(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base);
         /* NULL where a back-end cannot be found again. One try, without waiting for somebody to come; -EOPNOTSUPP: there is one, and it
-         * will never do. The story is in f->error. Without @may_wait a peer that is there and does not answer is -EINPROGRESS: the next
+         * will never do. The reason is in f->error. Without @may_wait a peer that is there and does not answer is -EINPROGRESS: the next
          * call of it goes on with the same try */
         int (*reconnect)(struct vhk_frontend *f, bool may_wait);
         void (*disconnect)(struct vhk_frontend *f);     /* what is left of the connection; may come twice */
@@ -108,7 +108,7 @@ struct vhk_frontend {
         bool has_queue_events;                          /* likewise, of rings: bits 1 << enum vhk_frontend_queue_event */
         uint8_t queue_events[256];
         uint64_t deadline;                              /* of the call at hand, all of it; CLOCK_MONOTONIC */
-        bool closing;                                   /* @deadline is that of all calls to come, and nobody is looked for */
+        bool closing;                                   /* @deadline is that of all calls to come, and no back-end is looked for */
         struct {
                 bool searching, hopeless;               /* the connection is lost; for ever */
                 bool reconnected;                       /* event: to be told */

@@ -2,8 +2,8 @@
 /*
  * The front-end's IOMMU: with ACCESS_PLATFORM all addresses in rings and requests are I/O addresses, and the back-end asks for
  * what it does not know. A miss comes on its channel, perhaps while we wait for something else: it is answered there at once (known,
- * or refused), and the translation is posted on the main socket when the call at hand is over: nobody waits for its
- * acknowledgement, and a refusal of it is no failure of a call.
+ * or refused), and the translation is posted on the main socket when the call at hand is over: no
+ * call waits for its acknowledgement, and a refusal of it is no failure of a call.
  *
  * Without a callback every guest address is its own I/O address; then all regions are told before a ring starts and when
  * memory is lent, so that nobody has to serve misses. Source: vhost-user.rst, "IOMMU support".
@@ -116,7 +116,8 @@ int vhk_vu_iotlb_update(struct vhk_frontend *f, const struct vhk_translation *t)
         return tell(u, &p);
 }
 
-/* Everything takes two messages: the length of all of it is not a number, and DPDK takes 0 for nothing. */
+/* Everything takes two messages: the length of all of it is not a number, and DPDK takes 0 for
+ * nothing. */
 int vhk_vu_iotlb_invalidate(struct vhk_frontend *f, uint64_t iova, uint64_t len) {
         struct vhk_vhost_user *u = vhk_container_of(f, struct vhk_vhost_user, f);
         const uint64_t half = VHK_BIT(63);

@@ -30,7 +30,8 @@ static int keep_fd(struct vhk_vhost_user *u, int fd, int *kept) {
         return 0;
 }
 
-/* No message takes a log away; but nothing is marked any more, and another back-end is not told of it. */
+/* No message takes a log away; but nothing is marked any more, and another back-end does not
+ * receive it. */
 static int unset_log(struct vhk_vhost_user *u) {
         if (u->set.logs_data)
                 return vhk_frontend_fail(&u->f, -EBUSY, "frontend.log", "writes to buffers are logged: vhk_frontend_log_data(f, 0) comes first");

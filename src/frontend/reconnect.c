@@ -266,9 +266,9 @@ int vhk_vu_reconnect(struct vhk_frontend *f, bool may_wait) {
         struct vhk_vhost_user *u = vu_of(f);
 
         if (u->state.phase != VHK_PHASE_NORMAL)
-                return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.postcopy", "the back-end on %s has gone under postcopy", u->name);
+                return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.postcopy", "the connection to the back-end on %s was lost under postcopy", u->name);
         if (u->set.n_crypto_sessions)
-                return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.crypto", "the back-end on %s has gone, and %u crypto sessions with it", u->name,
+                return vhk_frontend_fail(f, -EOPNOTSUPP, "frontend.crypto", "the connection to the back-end on %s was lost, and %u crypto sessions with it", u->name,
                                          u->set.n_crypto_sessions);
         int ret = u->probing ? 0 : begin_try(u);
         if (ret == 0)

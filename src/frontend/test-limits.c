@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Calls of the front-end end in time, dispatch does not wait, and a failure leaves things as they were. Against a scripted back-end. A limit that
- * must not be reached is an hour: whoever waits for it is stopped by the harness.
+ * Calls of the front-end end in time, dispatch does not wait, and a failure leaves things as they
+ * were. Against a scripted back-end. A limit that must not be reached is an hour: whoever waits for
+ * it is stopped by the harness.
  */
 #include "base/test.h"
 

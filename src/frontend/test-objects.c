@@ -93,7 +93,8 @@ static int64_t ask(struct party *p, uint32_t id, const uint8_t uuid[16]) {
         return hear(p, id, NULL);
 }
 
-/* The answer to @p's lookup, which comes with the replies of the owner's back-end: both are dispatched while they have something to do. */
+/* The answer to @p's lookup, which comes with the replies of the owner's back-end: both are
+ * dispatched while they have something to do. */
 static int64_t hear_lookup(struct party *p, int *ret_fd) {
         for (;;) {
                 struct pollfd x[] = { { .fd = vhk_frontend_get_fd(a.f), .events = POLLIN }, { .fd = vhk_frontend_get_fd(b.f), .events = POLLIN } };

@@ -286,7 +286,8 @@ static int run_ring(struct vhk_vd *v, unsigned i, const struct vhk_ring_setup *s
         return ret < 0 ? ret : set_off(v, status);
 }
 
-/* A ring that did not start is as it was, and the device as well if it @ran. The failure's story stays. */
+/* A ring that did not start is as it was, and the device as well if it @ran. The failure's error
+ * message stays. */
 static void undo_start(struct vhk_vd *v, unsigned i, bool ran) {
         struct vhk_error why = v->f.error;
 

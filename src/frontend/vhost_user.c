@@ -179,7 +179,7 @@ static int translate(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring
         return k;
 }
 
-/* A ring that did not start is as it was: stopped. The failure's story stays. */
+/* A ring that did not start is as it was: stopped. The failure's error message stays. */
 static void undo_start(struct vhk_vhost_user *u, unsigned i) {
         struct vhk_error why = u->f.error;
         struct vhk_p_vring_state p = { .index = i };
@@ -394,7 +394,7 @@ static int inherit(struct vhk_vhost_user *u, int *ret_fd, struct vhk_error *ret_
         int k = vhk_sock_classify(fd, ret_e);
         if (k == 0) {
                 u->f.options.reconnect_ns = 0;  /* there is no way to find it again */
-                *ret_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);        /* the caller's own is closed when all has gone well */
+                *ret_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);        /* the caller's own is closed after success */
                 return *ret_fd < 0 ? vhk_error_set(ret_e, vhk_errno(), "frontend.open", "descriptor %d: %s", fd, strerror(errno)) : 0;
         }
         if (k < 0)
@@ -616,7 +616,7 @@ static void take_descriptor(struct vhk_vhost_user *u) {
                 close(u->f.options.fd);
         if (u->f.options.reconnect_ns)
                 return;
-        vhk_listener_close(&u->listener);       /* nobody else is accepted */
+        vhk_listener_close(&u->listener);       /* no other one is accepted */
         u->listener.fd = -1;
 }
 

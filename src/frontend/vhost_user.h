@@ -64,8 +64,9 @@ struct vhk_vu_posted {
 };
 
 /*
- * All that was set through the front-end, and nothing else: what another back-end is told after a reconnection, in the order of
- * replay() in reconnect.c. A device reset takes back what the comments say.
+ * All that was set through the front-end, and nothing else: what another back-end receives after a
+ * reconnection, in the order of replay() in reconnect.c. A device reset takes back what the
+ * comments say.
  */
 struct vhk_vu_settings {
         uint64_t protocol;
@@ -88,7 +89,7 @@ struct vhk_vu_settings {
                 struct vhk_p_vring_addr addr;
                 uint16_t replayed;      /* used index that this connection began with */
                 bool wanted, disabled;  /* until a reset */
-                uint8_t endian;         /* 1 + what SET_VRING_ENDIAN said; 0: nothing */
+                uint8_t endian;         /* 1 + the value of SET_VRING_ENDIAN; 0: not sent */
         } rings[256];
 };
 
@@ -145,10 +146,12 @@ int vhk_vu_get_u64(struct vhk_vhost_user *u, enum vhk_msg_id id, uint64_t *ret_v
 int vhk_vu_settle(struct vhk_vhost_user *u);
 /* Requests on the channel that are there. Number, or a negative errno: the connection has ended. */
 int vhk_vu_serve(struct vhk_vhost_user *u);
-/* Send a request without waiting: its reply is taken when it comes, in order, by the next call or dispatch. -EAGAIN: VHK_VU_POSTED are
- * unanswered; otherwise as vhk_vu_call(). One that is not answered within limit_ns ends the connection. */
+/* Send a request without waiting: its reply is taken when it comes, in order, by the next call or
+ * dispatch. -EAGAIN: VHK_VU_POSTED are unanswered; otherwise as vhk_vu_call(). One that is not
+ * answered within limit_ns ends the connection. */
 int vhk_vu_post(struct vhk_vhost_user *u, const struct vhk_vu_call *c, uint64_t ticket);
-/* Take the replies of posted requests that are there; where none is due, a message or an end of the connection is one.
+/* Take the replies of posted requests that are there; where none is due, a message or an end of the
+ * connection is one.
  * 0, or a negative errno: the connection has ended. Never waits. */
 int vhk_vu_take_replies(struct vhk_vhost_user *u);
 /* Wait until no posted request is unanswered, at most until the call's deadline. */
@@ -186,7 +189,8 @@ int vhk_vu_track(struct vhk_vhost_user *u, unsigned i, const struct vhk_ring_set
 int vhk_vu_reconnect(struct vhk_frontend *f, bool may_wait);
 void vhk_vu_disconnect(struct vhk_frontend *f);
 enum vhk_frontend_progress vhk_vu_get_progress(struct vhk_frontend *f, char *text, size_t n);
-/* A device reset: what was set until then is forgotten, and what the back-end had mapped here is taken back. */
+/* A device reset: what was set until then is forgotten, and what the back-end had mapped here is
+ * taken back. */
 void vhk_vu_after_reset(struct vhk_vhost_user *u);
 void vhk_vu_set_alarm(struct vhk_frontend *f, uint64_t ns);
 
@@ -240,7 +244,8 @@ int vhk_vu_object_lookup(struct vhk_vhost_user *u, const uint8_t uuid[16], struc
 /* The answer is there (a descriptor that is the caller's, or -1), or it took too long. */
 bool vhk_vu_lookup_is_over(struct vhk_vhost_user *u, int *ret_fd);
 uint64_t vhk_vu_lookup_deadline(const struct vhk_vhost_user *u);        /* UINT64_MAX: there is none */
-/* Ask our back-end for what others look up, without waiting. Number, or a negative errno: the connection has ended. */
+/* Ask our back-end for what others look up, without waiting. Number, or a negative errno: the
+ * connection has ended. */
 int vhk_vu_serve_lookups(struct vhk_vhost_user *u);
 /* The back-end's reply, or -1; takes @fd. */
 void vhk_vu_answer_lookup(struct vhk_vhost_user *u, uint64_t ticket, int fd);

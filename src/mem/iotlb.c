@@ -53,7 +53,8 @@ static int compare_ranges(const void *a, const void *b) {
         return (x->first > y->first) - (x->first < y->first);
 }
 
-/* A range may be there twice (two I/O addresses of a page): then it ends where the farthest of those below it does. */
+/* A range may be there twice (two I/O addresses of a page): then it ends where the farthest of
+ * those below it does. */
 static void sort_ranges(struct vhk_iotlb_gone *g) {
         qsort(g->ranges, g->n, sizeof(g->ranges[0]), compare_ranges);
         for (uint32_t i = 1; i < g->n; i++)
@@ -240,7 +241,8 @@ static void append_targets(struct vhk_memmap *m, uint64_t iova, uint64_t len, ui
         }
 }
 
-/* Does it lead elsewhere than what is known of that range? Requests may use the former place, which nobody will remember. */
+/* Does it lead elsewhere than what is known of that range? Requests may use the former place, which
+ * will not be remembered. */
 static bool replaces(const struct vhk_memmap *m, uint64_t iova, uint64_t len, uint64_t at, bool is_gpa) {
         for (uint32_t i = find_end(m, iova); i < m->n && m->regs[i].gpa <= iova + (len - 1); i++) {
                 uint64_t first = VHK_MAX(m->regs[i].gpa, iova), off;

@@ -30,8 +30,9 @@ int vhk_iotlb_new(struct vhk_memmap *guest, struct vhk_memmap **ret_m);
 int vhk_iotlb_update(struct vhk_memmap **m, uint64_t iova, uint64_t len, uint64_t user_addr, bool is_gpa, unsigned perm,
                      struct vhk_error *ret_e);
 /* Forgets [iova, iova + len); everything if len is 0 or UINT64_MAX. 0: requests that were popped before are of another time
- * (vhk_memmap_extends() says no), the front-end may rely on the end of those that touch it (vhk_iotlb_took()); 1: nothing of that range was known since the last
- * invalidation, *m is as it was. -ENOMEM. */
+ * (vhk_memmap_extends() says no), the front-end may rely on the end of those that touch it
+ * (vhk_iotlb_took()); 1: nothing of that range was known since the last invalidation, *m is as it
+ * was. -ENOMEM. */
 int vhk_iotlb_invalidate(struct vhk_memmap **m, uint64_t iova, uint64_t len);
 
 /* The same translations over another guest memory; those whose region it does not have are forgotten. */

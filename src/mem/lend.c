@@ -203,7 +203,8 @@ static int sealed_memfd(uint64_t len) {
         return VHK_STEAL_FD(fd);
 }
 
-/* Maps @fd shared; from 2 MiB on at a multiple of that. @is_large: where the system likes to, in huge pages. */
+/* Maps @fd shared; from 2 MiB on at a multiple of that. @is_large: where the system likes to, in
+ * huge pages. */
 static int map_aligned(int fd, uint64_t len, bool is_large, void **ret_va) {
         uint64_t slack = len >= HUGE_PAGE ? HUGE_PAGE : 0;
         uint8_t *p = mmap(NULL, len + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -245,8 +246,8 @@ static bool fits(const struct vhk_memory *m, uint64_t at, uint64_t len, uint64_t
 }
 
 /*
- * A place for @size bytes: a multiple of 2 MiB at a multiple of 2 MiB, or of pages where the range has no room for that. Not at 0, unless there
- * is no other place.
+ * A place for @size bytes: a multiple of 2 MiB at a multiple of 2 MiB, or of pages where the range
+ * has no room for that. Not at 0, unless there is no other place.
  */
 static int find_place(const struct vhk_memory *m, uint64_t size, uint64_t *ret_gpa, uint64_t *ret_len) {
         const uint64_t units[] = { HUGE_PAGE, VHK_PAGE };

@@ -6,9 +6,9 @@
  * begins at the huge page below and ends with the huge page above; the wanted part lies inside. Files of other types
  * than regular (memfd, tmpfs and hugetlbfs files are regular) have no size to check against and are refused from a peer.
  *
- * Every mapping is in the SIGBUS registry (sigbus.c), also one whose file is sealed against shrinking: the file may have shrunk
- * before it was sealed, hugetlbfs raises SIGBUS when its pool is empty, and a front-end that migrates by postcopy can poison
- * pages (UFFDIO_POISON).
+ * Every mapping is in the SIGBUS registry (sigbus.c), also one whose file is sealed against
+ * shrinking: the file may have shrunk before it was sealed, hugetlbfs raises SIGBUS when its pool
+ * is empty, and a front-end that migrates by postcopy can poison pages (UFFDIO_POISON).
  */
 #include "mem/mapping.h"
 

@@ -46,8 +46,9 @@ struct vhk_memmap {
         uint32_t n;
         const uint16_t *by_uva, *by_host;       /* indices into regs in order of uva, and of host */
         /* translations only: what they lead to (owned reference; NULL: this is guest memory itself); the time between two
-         * invalidations, and what the last ones took away (owned references, see vhk_iotlb_took()); was something driven out or replaced in
-         * it; who is driven out next; entries that there is room for */
+         * invalidations, and what the last ones took away (owned references, see vhk_iotlb_took());
+         * was something driven out or replaced in it; who is driven out next; entries that there is
+         * room for */
         struct vhk_memmap *guest;
         uint64_t era;
         struct vhk_iotlb_gone *gone[VHK_IOTLB_GONE];
@@ -90,11 +91,12 @@ static inline const struct vhk_memmap *vhk_memmap_guest(const struct vhk_memmap 
         return m->guest ? m->guest : m;
 }
 
-/* Is all that was found in @old still good in @new? (The same snapshot; one that has all regions of it, in the same mappings; or the
- * same translations and more over such guest memory.) Then nobody needs to tell the two apart. */
+/* Is all that was found in @old still good in @new? (The same snapshot; one that has all regions of
+ * it, in the same mappings; or the same translations and more over such guest memory.) Then the two
+ * need not be distinguished. */
 bool vhk_memmap_extends(const struct vhk_memmap *new, const struct vhk_memmap *old);
-/* Did an invalidation between the translations @old and @new take [host, host + len) of guest memory away? True if that is not
- * known. Only of two whose guest memory is the same or more. */
+/* Did an invalidation between the translations @old and @new take [host, host + len) of guest
+ * memory away? True if that is not known. Only of two whose guest memory is the same or more. */
 bool vhk_iotlb_took(const struct vhk_memmap *new, const struct vhk_memmap *old, const void *host, uint64_t len);
 void vhk_iotlb_drop_gone(struct vhk_memmap *m);
 
@@ -140,9 +142,12 @@ struct vhk_memory;
 unsigned vhk_memory_n_regions(const struct vhk_memory *m);
 /* Grows by one with each change; a front-end remembers the value that it sent. */
 uint64_t vhk_memory_generation(const struct vhk_memory *m);
-/* The region that has all of [@va, @va + @len) and was in the table already when that had @generation. 0, or -EFAULT */
+/* The region that has all of [@va, @va + @len) and was in the table already when that had
+ * @generation. 0, or -EFAULT */
 int vhk_memory_find_region(const struct vhk_memory *m, const void *va, uint64_t len, uint64_t generation, struct vhk_region *ret_r);
-/* The region of vhk_memory_alloc() at @va is not used any more, but stays in the table (a back-end may know it) for vhk_memory_reuse(). */
+/* The region of vhk_memory_alloc() at @va is not used any more, but stays in the table (a back-end
+ * may know it) for vhk_memory_reuse(). */
 void vhk_memory_release(struct vhk_memory *m, const void *va);
-/* The smallest region that was released and has at least @len bytes, which are zeroed; NULL: there is none. */
+/* The smallest region that was released and has at least @len bytes, which are zeroed; NULL: there
+ * is none. */
 void *vhk_memory_reuse(struct vhk_memory *m, uint64_t len);

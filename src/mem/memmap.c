@@ -4,7 +4,8 @@
  * A snapshot is made by control and read by rings; after it was made nothing in it changes but the counters of
  * references. Each region of each snapshot holds one reference to its mapping.
  *
- * Invariants: regs in order of gpa, by_uva in order of uva, by_host in order of host; no two regions overlap in any; no region wraps.
+ * Invariants: regs in order of gpa, by_uva in order of uva, by_host in order of host; no two
+ * regions overlap in any; no region wraps.
  */
 #include "mem/mem.h"
 
@@ -277,7 +278,8 @@ bool vhk_memmap_is_bad(const struct vhk_memmap *m, uint32_t *seen) {
         return false;
 }
 
-/* The searches halve without a branch that a guest could make unpredictable: the last region that begins at or below. */
+/* The searches halve without a branch that a guest could make unpredictable: the last region that
+ * begins at or below. */
 VHK_HOT const struct vhk_memreg *vhk_memmap_find_gpa(const struct vhk_memmap *m, uint64_t gpa) {
         const struct vhk_memreg *r = m->regs;
         uint32_t n = m->n;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The process-wide registry of memory that a peer may truncate, or poison, under us; and the handler of SIGBUS for programs
- * that have none. The state is global because a signal has one handler per process.
+ * The process-wide registry of memory that a peer may truncate, or poison, under us; and the
+ * handler of SIGBUS for programs that have none. The state is global because a signal has one
+ * handler per process.
  *
  * The handler looks without a lock. Slots live for ever (chunks are only appended) and are reused; each has a sequence
  * number, odd while it is written. The handler skips a slot that is being written or changed while it was read: that
@@ -126,8 +127,9 @@ static bool put_zeroes(uintptr_t start, size_t size) {
                MAP_FAILED;
 }
 
-/* BUS_ADRERR: past the end of the file. BUS_MCEERR_AR: the touched page is poisoned, by UFFDIO_POISON of a front-end or because
- * the hardware lost it. Not BUS_MCEERR_AO, which tells of a page that was not touched. */
+/* BUS_ADRERR: past the end of the file. BUS_MCEERR_AR: the touched page is poisoned, by
+ * UFFDIO_POISON of a front-end or because the hardware lost it. Not BUS_MCEERR_AO, which reports a
+ * page that was not touched. */
 static bool is_peers_fault(const siginfo_t *si) {
         return si->si_signo == SIGBUS && (si->si_code == BUS_ADRERR || si->si_code == BUS_MCEERR_AR);
 }

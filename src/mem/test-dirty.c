@@ -122,7 +122,8 @@ TEST(host_addresses) {
         rig_close(&r);
 }
 
-/* However many there are: they are searched by host address, whose order is another one than that of guest addresses. */
+/* However many there are: they are searched by host address, whose order is another one than that
+ * of guest addresses. */
 TEST(each_of_many_regions_is_found) {
         static struct vhk_region_desc d[VHK_MEM_MAX_REGIONS];
         struct vhk_memmap *m;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Pieces of guest memory side by side, see view.h. A piece is a second mapping of pages of its region's mapping: mremap(2) with an old
- * size of 0 makes one without the file's descriptor. Control worker, but for the marks.
+ * Pieces of guest memory side by side, see view.h. A piece is a second mapping of pages of its
+ * region's mapping: mremap(2) with an old size of 0 makes one without the file's descriptor.
+ * Control worker, but for the marks.
  */
 #include "mem/view.h"
 
@@ -24,7 +25,7 @@ static bool view_shows(const struct vhk_view *v, const struct iovec *iov, unsign
 
 static void view_free(struct vhk_view *v) {
         for (uint32_t i = 0; i < v->n; i++) {
-                vhk_sigbus_remove(v->pieces[i].slot);           /* before the addresses can be somebody else's */
+                vhk_sigbus_remove(v->pieces[i].slot);           /* before the addresses can be another mapping's */
                 vhk_mapping_unref(v->pieces[i].mapping);
         }
         if (v->base)

@@ -5,7 +5,8 @@
  *
  * Of a request its whole writable part is marked, not the length that was pushed: devices write at the end of a buffer
  * (a block device its status byte) and claim less. The used ring is marked at the guest address that the front-end
- * gave for it, which need not be inside of any region; of one that lies in pieces (mem/view.h) the pages of these are.
+ * gave for it, which need not be inside of any region; of one that lies in pieces (mem/view.h) the
+ * pages of these are.
  *
  * The log's descriptor is signalled for pages that were not marked before: a front-end that gives a ring's kick for it
  * would otherwise have the ring wake itself for ever, as each run marks the wish for a notification.

@@ -4,8 +4,9 @@
  * happens per request is in split.c. On the queue's home, but for vhk_req_complete() and the metrics.
  *
  * Memory snapshots: a request in flight holds no reference; the queue counts them. Requests of the current generation
- * are in_flight less the old ones; when a snapshot is adopted that does not extend the former one, their generation keeps
- * their number and a reference to that snapshot, and each is counted down there when it is pushed.
+ * are in_flight less the old ones; when a snapshot is adopted that does not extend the former one,
+ * their generation keeps their number and a reference to that snapshot, and each is counted down
+ * there when it is pushed.
  *
  * Callbacks that may take the queue apart (settled) or call the device (run) go through home's mailbox, so that
  * they never run inside of a device's call.
@@ -39,7 +40,8 @@ int vhk_queue_new(unsigned index, uint16_t size_max, uint32_t req_size, struct v
         return 0;
 }
 
-/* Address space only: a block costs memory from its first use on, and then as much as its longest chain. */
+/* Address space only: a block costs memory from its first use on, and then as much as its longest
+ * chain. */
 static size_t blocks_bytes(uint16_t num) {
         return (size_t)num * VHK_BLOCK_IOVECS * sizeof(struct iovec);
 }
@@ -134,8 +136,8 @@ static void point_at_areas(struct vhk_queue *q, struct vhk_ring_config *c) {
         q->used = c->used;
 }
 
-/* Points the queue at @c, whose reference it takes over. Without translations of its areas requests in flight are still published
- * where the areas were. */
+/* Points the queue at @c, whose reference it takes over. Without translations of its areas requests
+ * in flight are still published where the areas were. */
 static void point_at(struct vhk_queue *q, struct vhk_ring_config *c) {
         q->config = c;
         if (!c->stalled || !q->in_flight)
@@ -186,9 +188,10 @@ static int open_areas(struct vhk_queue *q) {
 
         q->opened = true;
         q->used_idx = q->used_published = given >= 0 ? (uint16_t)given : vhk_le16_get((vhk_le16){ vhk_load_relaxed(&q->used->idx.v) });
-        /* Whoever served the ring before may have died between publishing and notifying. And libvhost-user signals each call
-         * descriptor at the start, so front-ends wait for it (QEMU's vhost-user-blk-test); a notification that is
-         * an ioctl instead (VDUSE) is not made without need. */
+        /* The process that served the ring before may have died between publishing and notifying.
+         * And libvhost-user signals each call descriptor at the start, so front-ends wait for it
+         * (QEMU's vhost-user-blk-test); a notification that is an ioctl instead (VDUSE) is not made
+         * without need. */
         if (q->used_idx || vhk_fdref_get(q->call) >= 0)
                 notify(q);
         return open_record(q);
@@ -277,8 +280,8 @@ int vhk_queue_drain(struct vhk_queue *q, bool recovered) {
         return 1;
 }
 
-/* Recovered requests that the device does not take, and that the available ring still has in this order, are left to whoever is
- * given the base: nothing was done to them here. */
+/* Recovered requests that the device does not take, and that the available ring still has in this
+ * order, are left to the process that is given the base: nothing was done to them here. */
 static void give_back_recovered(struct vhk_queue *q) {
         struct vhk_inflight *f = q->inflight;
         uint16_t n = (uint16_t)vhk_queue_n_recovered(q), from = (uint16_t)(q->last_avail - n);
@@ -290,7 +293,7 @@ static void give_back_recovered(struct vhk_queue *q) {
                 if (vhk_le16_get((vhk_le16){ vhk_load_relaxed(&entry->v) }) != f->recovered[f->at + i])
                         return;
         }
-        while (f->n_recovered > f->at)          /* the newest first: whoever dies in between has left a record that is right */
+        while (f->n_recovered > f->at)          /* the newest first: the record is right at any point in between */
                 vhk_inflight_untake(f, f->recovered[--f->n_recovered]);
         q->last_avail = q->avail_seen = from;
 }
@@ -359,7 +362,8 @@ static void retire_generation(struct vhk_queue *q) {
         q->meta = (uint16_t)(q->generation + 1);
 }
 
-/* Does a request in flight use what translations between the current snapshot and @new took away? */
+/* Does a request in flight use what translations between the current snapshot and @new took
+ * away? */
 static bool loses_buffers(const struct vhk_queue *q, const struct vhk_req *req, const struct vhk_memmap *new) {
         for (unsigned i = 0; i < (unsigned)req->n_out + req->n_in; i++)         /* req->in follows req->out */
                 if (vhk_iotlb_took(new, q->mem, req->out[i].iov_base, req->out[i].iov_len))
@@ -367,8 +371,8 @@ static bool loses_buffers(const struct vhk_queue *q, const struct vhk_req *req, 
         return false;
 }
 
-/* Translations were invalidated: requests that use them become a generation of their own. The others are as good as those that will
- * be popped under @new. */
+/* Translations were invalidated: requests that use them become a generation of their own. The
+ * others are as good as those that will be popped under @new. */
 static void retire_touching(struct vhk_queue *q, const struct vhk_memmap *new) {
         uint32_t left = q->in_flight - q->n_old_requests, n = 0, old = q->generation;
 

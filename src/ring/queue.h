@@ -10,7 +10,8 @@
 #include "ring/ring.h"
 
 #define VHK_SLOT_IOVECS 8u              /* in the slot itself; longer chains go on in the block of their head */
-/* Every entry served, 512 crossings into other regions, and a cache line so that blocks do not all begin in the same cache set. */
+/* Every entry served, 512 crossings into other regions, and a cache line so that blocks do not all
+ * begin in the same cache set. */
 #define VHK_BLOCK_IOVECS (VHK_QUEUE_MAX_INDIRECT + 512u + VHK_CACHE_LINE / sizeof(struct iovec))
 #define VHK_QUEUE_MISSES (2 * VHK_IOTLB_MAX)    /* in a row for one request: it needs more translations at once than are kept */
 
@@ -51,8 +52,8 @@ enum {
 };
 
 /*
- * Requests in flight that were popped under one memory snapshot. There is room for one generation per request of a full ring, and
- * for the current one, so a new snapshot always finds a free one.
+ * Requests in flight that were popped under one memory snapshot. There is room for one generation
+ * per request of a full ring, and for the current one, so a new snapshot always finds a free one.
  */
 struct vhk_generation {
         struct vhk_memmap *mem;         /* owned reference; NULL: the current one, or free */
@@ -98,7 +99,7 @@ struct vhk_queue {
         uint32_t free_generation;       /* a list; VHK_NO_GENERATION: empty */
         uint32_t n_generations;         /* used so far: those from here on are free, too */
         uint32_t n_old, n_old_requests; /* older generations that have requests in flight, and how many these are */
-        struct iovec *blocks;           /* VHK_BLOCK_IOVECS for each head; memory is behind those that were used */
+        struct iovec *blocks;           /* VHK_BLOCK_IOVECS for each head; memory is allocated to those that were used */
         struct vhk_desc *scratch;       /* an indirect table that is not one aligned piece of memory */
         struct vhk_ring_config *areas_config;   /* owned; whose areas are pointed at: config, or the one before while it is stalled */
         void *allocated;                /* slots */

@@ -5,7 +5,7 @@
  *
  * Device side: struct vhk_queue lives at its home worker. Control hands it an immutable struct vhk_ring_config; the home
  * adopts it between bursts. Requests in flight keep the memory snapshot they were popped under alive (a plain counter
- * per snapshot at the home), which is what vhk_queue_is_quiesced() tells.
+ * per snapshot at the home), which is what vhk_queue_is_quiesced() returns.
  */
 #pragma once
 
@@ -45,7 +45,8 @@ struct vhk_ring_config {
         bool enabled, discard;          /* disabled: hold, or let the device see and drop (VHK_DISABLED_DISCARD) */
         bool stalled;                   /* translations of its areas are missing (no desc, avail, used): it waits for them */
         bool event_idx, indirect;       /* negotiated; a guest that uses what it did not negotiate breaks its ring */
-        /* host addresses, validated against @mem by control: each area in one region or a view, aligned 16, 2, 4 */
+        /* host addresses, validated against @mem by control: each area in one region or a view,
+         * aligned 16, 2, 4 */
         struct vhk_desc *desc;
         struct vhk_avail *avail;
         struct vhk_used *used;
@@ -79,8 +80,9 @@ const char *vhk_ring_rule_text(enum vhk_ring_rule r);
 struct vhk_queue_owner_ops {
         /* once, when it becomes BROKEN; from inside of pop or flush: take note, do not call the queue */
         void (*broken)(void *owner, struct vhk_queue *q, enum vhk_ring_rule rule);
-        /* vhk_queue_is_quiesced() or vhk_queue_is_drained() has become true where adopt or drain said 1; or vhk_queue_is_recovering()
-         * false. All is flushed. This and run are posted to home, so they never come from inside of a call of the device's */
+        /* vhk_queue_is_quiesced() or vhk_queue_is_drained() has become true where adopt or drain
+         * said 1; or vhk_queue_is_recovering() false. All is flushed. This and run are posted to
+         * home, so they never come from inside of a call of the device's */
         void (*settled)(void *owner, struct vhk_queue *q);
         void (*run)(void *owner, struct vhk_queue *q);          /* completions from other threads were pushed, slots came free: pop again */
         /* @mem holds translations, and that for an access to @iova (VHK_IOTLB_R, W) is missing: pop waits until a snapshot other than
@@ -101,23 +103,27 @@ struct vhk_queue *vhk_queue_free(struct vhk_queue *q);          /* none in fligh
 int vhk_queue_start(struct vhk_queue *q, struct vhk_ring_config *c, uint16_t avail, int used);
 /* home; a running ring goes over to @c (takes a reference), between two bursts. num does not change; without areas (desc, avail,
  * used NULL) the ring's own memory is gone: BROKEN. A new call descriptor is signalled once: what was published may not have
- * been seen. A ring that was enabled may have work: run it. A snapshot that extends the former (vhk_memmap_extends()) is not another; with
- * @c->stalled requests in flight are still published where the areas were, then these are let go. 0: vhk_queue_is_quiesced();
- * 1: not yet, ops->settled comes when it is */
+ * been seen. A ring that was enabled may have work: run it. A snapshot that extends the former
+ * (vhk_memmap_extends()) is not another; with
+ * @c->stalled requests in flight are still published where the areas were, then these are let go.
+ * 0: vhk_queue_is_quiesced(); 1: not yet, ops->settled comes when it is */
 int vhk_queue_adopt(struct vhk_queue *q, struct vhk_ring_config *c);
-/* home; is no request in flight that was popped under memory which a later snapshot does not have? Nor an area in use that is none
- * any more. A fact about all snapshots ever adopted: no adoption makes it true */
+/* home; is no request in flight that was popped under memory which a later snapshot does not have?
+ * Nor an area in use that is none any more. A fact about all snapshots ever adopted: no adoption
+ * makes it true */
 bool vhk_queue_is_quiesced(const struct vhk_queue *q);
-/* home; pop gives nothing from now on, but, if @recovered, what is left of the in-flight record, whether the ring is enabled or
- * not: ops->run comes for these, and those that the device does not take are given back if the available ring has them in this
- * order (the base goes back, the record forgets them). Else they stay in the record. 0: vhk_queue_is_drained(); 1: not yet, ops->settled
+/* home; pop gives nothing from now on, but, if @recovered, what is left of the in-flight record,
+ * whether the ring is enabled or not: ops->run comes for these, and those that the device does not
+ * take are given back if the available ring has them in this order (the base goes back, the record
+ * forgets them). Else they stay in the record. 0: vhk_queue_is_drained(); 1: not yet, ops->settled
  * comes when it is. Once more with another @recovered is legal */
 int vhk_queue_drain(struct vhk_queue *q, bool recovered);
 /* home; is none in flight, and vhk_queue_is_recovering() false? */
 bool vhk_queue_is_drained(const struct vhk_queue *q);
 /* home; it drains, and recovered requests that were not popped are wanted */
 bool vhk_queue_is_recovering(const struct vhk_queue *q);
-/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE, VHK_RING_TRANSLATION ...); ops->broken is called */
+/* home; BROKEN for a reason that the owner found (VHK_RING_DEVICE, VHK_RING_TRANSLATION ...);
+ * ops->broken is called */
 void vhk_queue_break(struct vhk_queue *q, enum vhk_ring_rule rule);
 /* home; none in flight: -> STOPPED, gives up its config; returns the next available index (also of a BROKEN ring) */
 uint16_t vhk_queue_stop(struct vhk_queue *q);

@@ -77,7 +77,8 @@ TEST(call_is_exchanged) {
         rig_close(&g);
 }
 
-/* A fresh one too: rig_open() checks that the signal is there. What is no descriptor is only used for a ring that ran. */
+/* A fresh one too: rig_open() checks that the signal is there. What is no descriptor is only used
+ * for a ring that ran. */
 static int count_call(void *arg) {
         ++*(unsigned *)arg;
         return 0;

@@ -430,7 +430,8 @@ TEST(suspended_requests_are_left_in_the_record) {
 
 /* ---- a stop before the recovered requests were popped ---- */
 
-/* A predecessor took @n requests, and answered none; what it leaves is served by @s. With @disabled the ring is. */
+/* A predecessor took @n requests, and answered none; what it leaves is served by @s. With @disabled
+ * the ring is. */
 static void begin_after_death(struct side *s, struct shared *sh, int fd, unsigned n, bool disabled) {
         struct vhk_req *req[NUM];
         struct vhk_ring_config *c;
@@ -522,7 +523,8 @@ TEST(a_drain_waits_for_a_device_that_takes_recovered_requests_later) {
         free_shared(sh, fd);
 }
 
-/* A device that takes nothing (it has nothing to put into its buffers, or waits for a lock) holds up no drain. */
+/* A device that takes nothing (it has nothing to put into its buffers, or waits for a lock) holds
+ * up no drain. */
 TEST(recovered_requests_that_are_not_taken_are_given_back) {
         struct vhk_req *r;
         int fd;

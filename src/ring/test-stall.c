@@ -347,7 +347,8 @@ TEST(more_invalidations_than_are_remembered_wait_for_everything) {
         stall_close(&s);
 }
 
-/* What was replaced may be in use, and no invalidation names it: the next one waits for everything. */
+/* What was replaced may be in use, and no invalidation names it: the next one waits for
+ * everything. */
 TEST(an_invalidation_waits_for_what_was_replaced_before_it) {
         struct vhk_req *r[4];
         struct stall s;

@@ -3,11 +3,13 @@
  * Where the sockets come from: paths, listeners, connections, inherited descriptors. Control's thread.
  *
  * A socket file outlives its process, so a listener replaces one that nobody listens on, and nothing else. Asking
- * ("does connect(2) get through?"), unlinking and binding are three steps; between processes of this library and this user they
- * are made one by flock(2) on a file PATH.lock, which only its owner can open, and which is removed before it is unlocked.
- * Under that lock a socket is also never seen bound and not yet listening. A program that does not take the lock can still lose to us in the instant between the
- * last look at the file and its unlink(2), as with every such scheme; what is unlinked must be the very file that was
- * asked. Closing is the same: the file goes, under the lock and while the inode cannot be reused, if it is still ours.
+ * ("does connect(2) get through?"), unlinking and binding are three steps; between processes of
+ * this library and this user they are made one by flock(2) on a file PATH.lock, which only its
+ * owner can open, and which is removed before it is unlocked. Under that lock a socket is also
+ * never seen bound and not yet listening. A program that does not take the lock can still lose to
+ * us in the instant between the last look at the file and its unlink(2), as with every such scheme;
+ * what is unlinked must be the very file that was asked. Closing is the same: the file goes, under
+ * the lock and while the inode cannot be reused, if it is still ours.
  */
 #include "sock/sock.h"
 
@@ -104,7 +106,8 @@ struct path_lock {
         int fd;                         /* -1: not locked */
 };
 
-/* A descriptor; -EAGAIN: another process of this user has it, or has just removed it; another error: there is none to be had. */
+/* A descriptor; -EAGAIN: another process of this user has it, or has just removed it; another
+ * error: there is none to be had. */
 static int lock_once(const char *name) {
         struct stat st, named;
 

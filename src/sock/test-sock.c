@@ -325,7 +325,8 @@ TEST(inherited_descriptors_are_told_apart) {
         close(s[0]);
 }
 
-/* Any user who can open the folder can lock it, and any lock on a file of somebody else's is ignored. */
+/* Any user who can open the folder can lock it, and any lock on a file of somebody else's is
+ * ignored. */
 TEST(a_lock_of_another_process_on_the_folder_delays_nothing) {
         struct vhk_listener l = { .fd = -1 };
         struct vhk_error e;

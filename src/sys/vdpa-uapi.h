@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * The generic netlink family "vdpa" as numbers: commands and attributes. They are written down here, like those of uapi.h, because a
- * distribution's headers are older than the kernels that it meets (Debian 12's have neither DEV_ATTR_SET nor the attributes of block
- * devices; its attribute 21 is another one, which is gone). src/sys/test-uapi.c compares with the headers that are there. Source:
- * include/uapi/linux/vdpa.h (up to 6.13).
+ * The generic netlink family "vdpa" as numbers: commands and attributes. They are written down
+ * here, like those of uapi.h, because a distribution's headers are older than the kernels that it
+ * meets (Debian 12's have neither DEV_ATTR_SET nor the attributes of block devices; its attribute
+ * 21 is another one, which is gone). src/sys/test-uapi.c compares with the headers that are there.
+ * Source: include/uapi/linux/vdpa.h (up to 6.13).
  */
 #pragma once
 

@@ -24,6 +24,7 @@ enum vhk_status_bit {
 #include "wire/features.def"
 };
 
-/* Bits 24-41 (and SUSPEND) are about rings, transport and session; all others belong to the device type. */
+/* Bits 24-41 (and SUSPEND) are about rings, transport and session; all others belong to the device
+ * type. */
 #define VHK_F_RING_FIRST 24u
 #define VHK_F_RING_LAST 41u

@@ -78,8 +78,8 @@ enum vhk_answer {
 };
 enum vhk_answer vhk_wire_answer(const struct vhk_wire_state *s, const struct vhk_row *row, const struct vhk_hdr *h);
 
-/* The reply of a row of its own that says no to @asked, into *ret_reply: its size (no descriptor goes with it), or -1: the row has no such
- * reply. For requests that broke a rule, too. */
+/* The reply of a row of its own that says no to @asked, into *ret_reply: its size (no descriptor
+ * goes with it), or -1: the row has no such reply. For requests that broke a rule, too. */
 int vhk_wire_refusal(const struct vhk_row *row, const struct vhk_hdr *asked, union vhk_p_any *ret_reply);
 
 /* The ring that a message is about: -1 for the rows whose scope is not a ring. Only after vhk_wire_check(). */
