@@ -79,7 +79,7 @@ static int start(struct vhk_drvq *q, const struct vhk_drvq_place *p) {
         uint64_t gpa = p->gpa(p->gpa_arg, p->mem, l.end);
 
         if (gpa == UINT64_MAX)
-                return -EFAULT;
+                return vhk_frontend_fail(q->f, -EFAULT, "drvq.memory", "queue %u: the memory of the ring is not shared with the back-end", q->index);
         q->setup = (struct vhk_ring_setup){
                 .size = sizeof(q->setup), .num = q->num, .desc = gpa + l.desc, .driver = gpa + l.avail, .device = gpa + l.used,
                 .kick_fd = q->kick_fd, .call_fd = q->call_fd, .err_fd = -1,
@@ -107,6 +107,10 @@ static void unmake(struct vhk_drvq *q) {
         vhk_close(&q->call_fd);
 }
 
+static int fail_eventfd(struct vhk_drvq *q) {
+        return vhk_frontend_fail(q->f, vhk_errno(), "drvq.eventfd", "queue %u: cannot make an eventfd: %s", q->index, strerror(errno));
+}
+
 static int make(struct vhk_drvq *q, const struct vhk_drvq_options *o, const struct vhk_drvq_place *p) {
         struct vhk_frontend_info info = { .size = sizeof(info) };
 
@@ -114,15 +118,15 @@ static int make(struct vhk_drvq *q, const struct vhk_drvq_options *o, const stru
         if (k == 0)
                 k = make_ring(q, info.acked, p);
         if (k < 0)
-                return k;
+                return vhk_frontend_fail(q->f, k, "drvq.memory", "queue %u: cannot make a ring of %u entries: %s", q->index, q->num, strerror(-k));
         q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (q->kick_fd < 0)
-                return vhk_errno();
+                return fail_eventfd(q);
         /* Polling drivers give one too, though nobody reads it: libvhost-user notifies its first used buffer whatever the
          * ring says, and ends the connection if it cannot. */
         q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (q->call_fd < 0)
-                return vhk_errno();
+                return fail_eventfd(q);
         q->polling = o->polling;
         if (q->polling)
                 vhk_drvring_disarm(q->ring);
@@ -145,10 +149,11 @@ static int check_options(const struct vhk_drvq_options *o, struct vhk_drvq_optio
 static int allocate(struct vhk_frontend *f, unsigned i, const struct vhk_drvq_options *o, struct vhk_drvq_options *ret_o, struct vhk_drvq **ret_q) {
         int k = check_options(o, ret_o);
         if (k < 0)
-                return k;
+                return vhk_frontend_fail(f, k, "drvq.options", "queue %u: struct vhk_drvq_options: num is to be a power of two up to %u, and size "
+                                         "is to be set", i, VHK_QUEUE_MAX_SIZE);
         struct vhk_drvq *q = calloc(1, sizeof(*q));
         if (!q)
-                return -ENOMEM;
+                return vhk_frontend_fail(f, -ENOMEM, "drvq.memory", "queue %u: no memory for the queue", i);
         *q = (struct vhk_drvq){ .kick_fd = -1, .call_fd = -1, .num = ret_o->num, .index = i, .f = f };
         *ret_q = q;
         return 0;
