@@ -25,6 +25,7 @@
 #define SHARED_BYTES (32u << 20)        /* more than a disk brings along: a region is added */
 #define N_ASYNC 4u
 #define LIMIT_NS UINT64_C(3000000000)
+#define BACK_LIMIT_NS UINT64_C(500000000)
 #define RUN_LIMIT_S 60u                 /* a run is milliseconds, or a few time limits */
 
 /* ---- what happens in a run ---- */
@@ -79,13 +80,24 @@ static void check_message(int ret, const struct vhk_error *e, const char *call) 
         EXPECT(e->code == ret && e->text[0] && e->rule && strcmp(e->rule, "frontend.ok"), "%s gave %d (%s), the message is %d \"%s\"", call, ret, strerror(-ret), e->code, e->text);
 }
 
+/* ---- who takes part ---- */
+
+/* A device of the back-end's, and what the front-end does with it. */
+struct subject {
+        int (*open)(void **ret_dev, struct vhk_device_ops *ret_ops, struct vhk_error *ret_e);   /* on the back-end's thread, as the next */
+        void (*close)(void *dev);
+        void (*use)(bool reconnect);                    /* on the front-end's */
+        uint64_t features_offer, protocol_offer;
+};
+static const struct subject *subject;
+static enum vhk_blkdev_engine engine;
+
 /* ---- the back-end: a life is what a daemon does from its start to its end; after a life that failed comes another ---- */
 
 #define MAX_LIVES 4u
 
 static struct back {
         char dir[40], socket[64], image[64];
-        enum vhk_blkdev_engine engine;
         pthread_t thread;
         pthread_mutex_t lock;
         pthread_cond_t changed;
@@ -94,10 +106,11 @@ static struct back {
         bool stops, is_over;
         unsigned n_over;                /* lives that have ended */
         unsigned n_errors;
+        char log[240];                  /* its last warning or error */
+        bool broke_ring;                /* and that is in the log */
         struct { int ret; struct vhk_error error; } errors[MAX_LIVES];
         /* the thread's */
         bool has_ended;
-        char log[240];                  /* its last warning or error */
 } back = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 static void set_serving(struct vhk_backend *b, bool is_over) {
@@ -140,19 +153,27 @@ static void on_back_event(void *arg, enum vhk_backend_event ev, const struct vhk
 }
 
 static void on_back_log(void *arg, enum vhk_log_level level, const char *text) {
+        pthread_mutex_lock(&back.lock);
         if (level <= VHK_LOG_WARNING)
                 snprintf(back.log, sizeof(back.log), "%s", text);
+        back.broke_ring |= !strncmp(text, "ring 0 is broken", 16);
+        pthread_mutex_unlock(&back.lock);
 }
 
-static int serve(struct vhk_blkdev *d, struct vhk_worker *w, struct vhk_error *ret_e) {
-        struct vhk_device_ops ops = { .size = sizeof(ops) };
-        struct vhk_backend_options o = { .size = sizeof(o), .control = w, .on_event = on_back_event, .limit_ns = LIMIT_NS,
+static bool has_broken_ring(void) {
+        pthread_mutex_lock(&back.lock);
+        bool has = back.broke_ring;
+        pthread_mutex_unlock(&back.lock);
+        return has;
+}
+
+static int serve(void *dev, const struct vhk_device_ops *ops, struct vhk_worker *w, struct vhk_error *ret_e) {
+        struct vhk_backend_options o = { .size = sizeof(o), .control = w, .on_event = on_back_event, .limit_ns = BACK_LIMIT_NS,
+                                         .features_offer = subject->features_offer, .protocol_offer = subject->protocol_offer,
                                          .log = on_back_log };
         struct vhk_backend *b;
 
-        int ret = vhk_blkdev_get_ops(d, &ops);
-        if (ret == 0)
-                ret = vhk_backend_open(back.socket, &o, &ops, d, &b, ret_e);
+        int ret = vhk_backend_open(back.socket, &o, ops, dev, &b, ret_e);
         if (ret < 0)
                 return ret;
         back.has_ended = false;
@@ -164,19 +185,19 @@ static int serve(struct vhk_blkdev *d, struct vhk_worker *w, struct vhk_error *r
 }
 
 static int live(struct vhk_error *ret_e) {
-        struct vhk_blkdev_options o = { .size = sizeof(o), .path = back.image, .engine = back.engine };
-        struct vhk_blkdev *d;
+        struct vhk_device_ops ops = { .size = sizeof(ops) };
         struct vhk_worker *w;
+        void *dev;
 
         int ret = vhk_worker_new(NULL, NULL, &w);
         if (ret < 0) {                  /* has no message of its own */
                 *ret_e = (struct vhk_error){ ret, "worker", "no worker" };
                 return ret;
         }
-        ret = vhk_blkdev_open(&o, &d, ret_e);
+        ret = subject->open(&dev, &ops, ret_e);
         if (ret == 0) {
-                ret = serve(d, w, ret_e);
-                vhk_blkdev_close(d);
+                ret = serve(dev, &ops, w, ret_e);
+                subject->close(dev);
         }
         vhk_worker_free(w);
         return ret;
@@ -206,6 +227,7 @@ static void *back_main(void *arg) {
 static void start_back(void) {
         back.stops = back.is_over = false;
         back.log[0] = 0;
+        back.broke_ring = false;
         back.n_errors = 0;
         CHECK_EQ(pthread_create(&back.thread, NULL, back_main, NULL), 0);
 }
@@ -222,7 +244,23 @@ static void join_back(void) {
                 check_message(back.errors[i].ret, &back.errors[i].error, "opening the back-end");
 }
 
-/* ---- the front-end ---- */
+/* ---- a disk ---- */
+
+static int open_disk_device(void **ret_dev, struct vhk_device_ops *ret_ops, struct vhk_error *ret_e) {
+        struct vhk_blkdev_options o = { .size = sizeof(o), .path = back.image, .engine = engine };
+        struct vhk_blkdev *d;
+
+        int ret = vhk_blkdev_open(&o, &d, ret_e);
+        if (ret == 0) {
+                ret = vhk_blkdev_get_ops(d, ret_ops);
+                *ret_dev = d;
+        }
+        return ret;
+}
+
+static void close_disk_device(void *dev) {
+        vhk_blkdev_close(dev);
+}
 
 static struct vhk_blk *disk;
 
@@ -288,7 +326,7 @@ static void use_disk(bool reconnect) {
         use_blocks(shared, 2 * BLOCK);
 }
 
-static void use_front(bool reconnect) {
+static void open_and_use_disk(bool reconnect) {
         struct vhk_frontend_options fo = { .size = sizeof(fo), .limit_ns = LIMIT_NS, .connect_ns = LIMIT_NS };
         struct vhk_blk_options o = { .size = sizeof(o), .frontend = &fo, .reconnect_ns = LIMIT_NS };
         struct vhk_error e = { .code = 0 };
@@ -304,6 +342,10 @@ static void use_front(bool reconnect) {
         disk = vhk_blk_close(disk);
 }
 
+static const struct subject disk_subject = { open_disk_device, close_disk_device, open_and_use_disk, 0, 0 };
+
+#include "fault-any.h"
+
 /* ---- runs ---- */
 
 static void scenario(void) {
@@ -311,11 +353,11 @@ static void scenario(void) {
         start_back();
         CHECK(await_back());
         fault_end = FAULT_FRONT;
-        use_front(true);
+        subject->use(true);
         fault_end = FAULT_NOBODY;
         if (run.n_refused) {            /* what failed was a call, not the back-end */
                 unsigned n_refused = run.n_refused;
-                use_front(false);
+                subject->use(false);
                 EXPECT(run.n_refused == n_refused, "the next front-end is not served");
         }
         set_phase(STOP);
@@ -372,13 +414,15 @@ static void report(void) {
 }
 
 /* Of the kinds from @first on. */
-static void fail_every_call(enum vhk_blkdev_engine engine, enum fault_kind first) {
+static void fail_every_call(const struct subject *which, enum fault_kind first) {
         signal(SIGALRM, on_signal);
         signal(SIGABRT, on_signal);
         memset(n_points, 0, sizeof(n_points));
         n_coped = n_failed = n_uring_refusals = 0;
         make_image();
-        back.engine = engine;
+        subject = which;
+        run = (struct run){ .point = "no failure" };
+        fault_arm(FAULT_NOBODY, FAULT_MEMORY, 0);
         scenario();                     /* what is made once in a process is made now */
         CHECK_EQ(run.n_refused, 0);
         for (unsigned k = first; k < FAULT_KINDS; k++)
@@ -390,11 +434,13 @@ static void fail_every_call(enum vhk_blkdev_engine engine, enum fault_kind first
 }
 
 TEST(a_disk_of_the_sync_engine_survives_every_failed_call) {
-        fail_every_call(VHK_BLKDEV_SYNC, 0);
+        engine = VHK_BLKDEV_SYNC;
+        fail_every_call(&disk_subject, 0);
 }
 
 TEST(a_disk_of_the_automatic_engine_survives_every_failed_call) {
-        fail_every_call(VHK_BLKDEV_AUTO, 0);
+        engine = VHK_BLKDEV_AUTO;
+        fail_every_call(&disk_subject, 0);
         CHECK_EQ(n_uring_refusals, 0);          /* it serves without io_uring */
 }
 
@@ -410,6 +456,17 @@ TEST(a_disk_that_must_have_io_uring_says_what_it_lacks) {
         if (ret < 0)
                 SKIP("cannot: no io_uring here");
         vhk_blkdev_close(d);
-        fail_every_call(VHK_BLKDEV_IO_URING, FAULT_URING);
+        engine = VHK_BLKDEV_IO_URING;
+        fail_every_call(&disk_subject, FAULT_URING);
         CHECK(n_uring_refusals);
+}
+
+TEST(every_call_of_a_front_end_survives_every_failed_call) {
+        fail_every_call(&any_subject, 0);
+}
+
+TEST(every_call_of_a_front_end_with_an_iommu_survives_every_failed_call) {
+        with_iommu = true;
+        fail_every_call(&iommu_subject, 0);
+        with_iommu = false;
 }
