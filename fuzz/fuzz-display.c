@@ -311,6 +311,8 @@ static void step(struct script *s) {
                 if (x & 1)
                         MUST(vhk_frontend_reset(fz.f) == 0);
                 if (x & 2) {
+                        uint8_t status;
+                        MUST(vhk_frontend_get_status(fz.f, &status) == 0);      /* sets the deadline of a call */
                         vhk_vu_display_close(front());
                         MUST(vhk_vu_display_open(front()) == 0);
                 }

@@ -250,6 +250,8 @@ static void session(const uint8_t *data, size_t size) {
                 step(f, &s);
         if (k == 0)
                 vhk_frontend_close(f);
+        else
+                close(o.fd);            /* stays the caller's */
         be.active = false;
         vhk_conn_done(&be.conn);
         vhk_close(&be.channel);

@@ -11,6 +11,7 @@
 
 #include "base/fd.h"
 #include "driver/net.h"
+#include "frontend/driver.h"
 #include "ring/ring.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -79,6 +80,16 @@ int vhk_frontend_start_queue(struct vhk_frontend *f, unsigned i, const struct vh
 }
 
 int vhk_frontend_stop_queue(struct vhk_frontend *f, unsigned i, struct vhk_ring_base *ret_base) { return 0; }
+int vhk_frontend_prepare_close(struct vhk_frontend *f) { return 0; }
+
+int vhk_frontend_fail(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) { return code; }
+int vhk_frontend_fail_final(struct vhk_frontend *f) { return -EPIPE; }
+bool vhk_frontend_is_final(const struct vhk_frontend *f) { return false; }
+bool vhk_frontend_has_features(const struct vhk_frontend *f) { return true; }
+
+uint64_t vhk_frontend_shared_generation(const struct vhk_frontend *f, const struct vhk_memory *m) {
+        return vhk_memory_generation(m);
+}
 
 /* ---- the device ---- */
 

@@ -154,7 +154,7 @@ int vhk_net_reap(struct vhk_net_queue *q, void **ret_cookies, unsigned n, int ti
  * nothing more will come.
  */
 int vhk_net_receive(struct vhk_net_queue *q, struct vhk_net_frame *ret_frames, unsigned n, int timeout_ms);
-/** vhk_net_release() - give received frames back, in any order; -EINVAL: one that is not out (those before it were given back) */
+/** vhk_net_release() - give received frames back, in any order, also after -EPIPE; -EINVAL: one that is not out (those before it were given back) */
 int vhk_net_release(struct vhk_net_queue *q, const struct vhk_net_frame *frames, unsigned n);
 /** vhk_net_queue_get_fd() - readable when vhk_net_receive() has something; -1 while polling */
 int vhk_net_queue_get_fd(struct vhk_net_queue *q);

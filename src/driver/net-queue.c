@@ -310,6 +310,7 @@ VHK_API VHK_HOT int vhk_net_receive(struct vhk_net_queue *q, struct vhk_net_fram
         return k;
 }
 
+/* A ring that has ended takes no buffer: its frames are given back nevertheless. */
 VHK_API VHK_HOT int vhk_net_release(struct vhk_net_queue *q, const struct vhk_net_frame *frames, unsigned n) {
         int k = 0;
 
@@ -323,6 +324,8 @@ VHK_API VHK_HOT int vhk_net_release(struct vhk_net_queue *q, const struct vhk_ne
                 for (unsigned j = 0; j < count && k == 0; j++) {
                         const struct iovec *v = &q->iov[first * q->n->frame_most + j];
                         k = post(q, (unsigned)((size_t)((uint8_t *)v->iov_base - q->buffers - (j ? 0 : q->n->header_size)) / q->n->buffer_size));
+                        if (k == -EPIPE)
+                                k = 0;
                 }
                 q->frame_buffers[first] = 0;
                 q->n_out -= count;
