@@ -25,8 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 fz_session(NULL, 0, false);
                 ready = true;
         }
-        int fds = lowest_fd();
+        struct fd_mark fds = fd_mark();
         fz_session(data, size, false);
-        MUST(lowest_fd() == fds);
+        fd_check(fds);
         return 0;
 }

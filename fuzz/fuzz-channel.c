@@ -63,12 +63,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 fz_session(NULL, 0, false);
         ready = true;
         s.end = s.p + size;
-        int fds = lowest_fd();
+        struct fd_mark fds = fd_mark();
         fz_begin();
         fz_setup(take8(&s), 1);
         while (s.p < s.end && fz.b)
                 step(&s);
         fz_end();
-        MUST(lowest_fd() == fds);
+        fd_check(fds);
         return 0;
 }

@@ -12,11 +12,10 @@
 #include "backend/session.h"
 #include "frontend/vhost_user.h"
 #include "fuzz/fuzz-display.h"
+#define FZ_OWN_POLL                     /* poll(2) is where the front-end waits */
 #include "fuzz/session.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int __real_poll(struct pollfd *p, nfds_t n, int ms);
-int __wrap_poll(struct pollfd *p, nfds_t n, int ms);
 
 #define SIDE 64u
 
@@ -152,12 +151,12 @@ static void back_end_turn(void) {
 }
 
 int __wrap_poll(struct pollfd *p, nfds_t n, int ms) {
-        int k = __real_poll(p, n, 0);
+        int k = kernel_poll(p, n);
 
         if (!fz.active || k != 0 || ms == 0)
                 return k;
         back_end_turn();
-        k = __real_poll(p, n, 0);
+        k = kernel_poll(p, n);
         if (k == 0)
                 clock_ns += (uint64_t)VHK_MAX(ms, 1) * 1000000u;
         return k;
@@ -327,7 +326,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fz_files();
         if (!fz.worker)
                 MUST(vhk_worker_new(&loop_ops, NULL, &fz.worker) == 0);
-        int fds = lowest_fd();
+        struct fd_mark fds = fd_mark();
         struct vhk_worker *worker = fz.worker;
         memset(&fz, 0, sizeof(fz));
         fz.worker = worker;
@@ -335,6 +334,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         while (s.p < s.end)
                 step(&s);
         end();
-        MUST(lowest_fd() == fds);
+        fd_check(fds);
         return 0;
 }

@@ -9,12 +9,11 @@
 #include <vhostkit/frontend.h>
 #include <vhostkit/memory.h>
 
+#define FZ_OWN_POLL                     /* poll(2) is where the front-end waits */
 #include "fuzz/session.h"
 #include "sock/sock.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int __real_poll(struct pollfd *p, nfds_t n, int ms);
-int __wrap_poll(struct pollfd *p, nfds_t n, int ms);
 
 static struct {
         bool active;
@@ -155,8 +154,8 @@ static bool back_end_turn(void) {
 
 int __wrap_poll(struct pollfd *p, nfds_t n, int ms) {
         if (!be.active)
-                return __real_poll(p, n, ms);
-        int k = __real_poll(p, n, 0);
+                return kernel_poll(p, n);
+        int k = kernel_poll(p, n);
         if (k != 0 || ms == 0)
                 return k;
         be.active = false;              /* our own calls are not turned again */
@@ -164,7 +163,7 @@ int __wrap_poll(struct pollfd *p, nfds_t n, int ms) {
         be.active = true;
         if (!did)
                 clock_ns += (uint64_t)VHK_MAX(ms, 1) * 1000000u;
-        return __real_poll(p, n, 0);
+        return kernel_poll(p, n);
 }
 
 /* ---- the owner of the front-end ---- */
@@ -260,8 +259,8 @@ static void session(const uint8_t *data, size_t size) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fz_files();
         make_memory();
-        int fds = lowest_fd();
+        struct fd_mark fds = fd_mark();
         session(size ? data : (const uint8_t *)"", size);
-        MUST(lowest_fd() == fds);
+        fd_check(fds);
         return 0;
 }

@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         s.end = s.p + size;
         fz_files();
         memset(model, 0, sizeof(model));
-        int fds = lowest_fd();
+        struct fd_mark fds = fd_mark();
         guest = make_guest();
         MUST(vhk_iotlb_new(guest, &map) == 0);
         while (s.p < s.end)
@@ -136,6 +136,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         hold(false);
         map = vhk_memmap_unref(map);
         guest = vhk_memmap_unref(guest);
-        MUST(lowest_fd() == fds);
+        fd_check(fds);
         return 0;
 }

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <vhostkit/vdpa.h>
 
+#define FZ_REAL_DESCRIPTORS
 #include "fuzz/session.h"
 #include "sys/netlink.h"
 
@@ -66,7 +67,8 @@ static int see_device(void *arg, const struct vhk_vdpa_device *d) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         struct vhk_error e = { 0 };
-        int k, fds = lowest_fd();
+        struct fd_mark fds = fd_mark();
+        int k;
 
         script = (struct script){ size ? data : (const uint8_t *)"", NULL };
         script.end = script.p + size;
@@ -82,6 +84,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 break;
         }
         MUST(k >= 0 ? !e.code : e.code == k && e.rule && e.text[0] && strnlen(e.text, sizeof(e.text)) < sizeof(e.text));
-        MUST(lowest_fd() == fds);
+        fd_check(fds);
         return 0;
 }

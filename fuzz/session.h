@@ -22,6 +22,14 @@
 #include "base/base.h"
 #include "base/fd.h"
 #include "wire/wire.h"
+#ifdef FZ_REAL_DESCRIPTORS              /* no sockets in the session */
+static const unsigned kernel_n_open;
+static inline void kernel_collect(void) { }
+static inline int kernel_poll(struct pollfd *p, nfds_t n) { return poll(p, n, 0); }
+#define FZ_OWN_POLL
+#else
+#include "fuzz/kernel.h"
+#endif
 
 #define MUST(x)                                                                                                         \
         do {                                                                                                            \
@@ -61,6 +69,12 @@ static struct { int fd; uint64_t due; } clock_timers[64];
 int __wrap_clock_gettime(clockid_t id, struct timespec *t);
 int __wrap_timerfd_create(int id, int flags);
 int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *new, struct itimerspec *old);
+
+#ifndef FZ_OWN_POLL
+int __wrap_poll(struct pollfd *p, nfds_t n, int ms) {
+        return kernel_poll(p, n);
+}
+#endif
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *t) {
         *t = (struct timespec){ .tv_sec = (time_t)(clock_ns / 1000000000u), .tv_nsec = (long)(clock_ns % 1000000000u) };
@@ -136,7 +150,7 @@ static inline int loop_turn(void) {
                         p[n] = (struct pollfd){ .fd = loop_items[i].fd, .events = (short)loop_items[i].events };
                         w[n++] = loop_items[i].watch;
                 }
-        if (poll(p, n, 0) < 0) {
+        if (kernel_poll(p, n) < 0) {
                 MUST(errno == EINTR);           /* libFuzzer's alarm */
                 return 1;
         }
@@ -161,13 +175,22 @@ static const struct vhk_loop_ops loop_ops = { .size = sizeof(loop_ops), .set = l
 
 /* ---- descriptors ---- */
 
-/* The lowest free number: the same before and after, unless one was left behind. */
-static inline int lowest_fd(void) {
+/* The lowest free number and those open in kernel.h: the same before and after, unless one was left behind. */
+struct fd_mark { int lowest; unsigned n_open; };
+
+static inline struct fd_mark fd_mark(void) {
         int fd = fcntl(0, F_DUPFD_CLOEXEC, 0);
 
         MUST(fd >= 0);
         close(fd);
-        return fd;
+        kernel_collect();
+        return (struct fd_mark){ fd, kernel_n_open };
+}
+
+static inline void fd_check(struct fd_mark before) {
+        struct fd_mark now = fd_mark();
+
+        MUST(now.lowest == before.lowest && now.n_open == before.n_open);
 }
 
 enum { FD_MEMORY, FD_SMALL, FD_EVENT, FD_NULL, FD_SOCKET, FD_PIPE, FD_DIR, FD_LOG, FD_KICK, FD_N_KINDS = FD_KICK + 4 };

@@ -696,3 +696,18 @@ TEST(what_a_device_must_not_write) {
                 close_card();
         }
 }
+
+TEST(frames_can_be_released_after_the_device_broke_the_ring) {
+        static uint8_t bytes[100];
+        struct vhk_net_queue *q = open_queue(&(struct vhk_net_options){ .n_pairs = 1 });
+        struct iovec iov = { bytes, sizeof(bytes) };
+        struct vhk_net_frame sent = { .iov = &iov, .n_iov = 1 }, f, none;
+
+        CHECK_EQ(vhk_net_send(q, &sent, 1), 1);
+        CHECK_EQ(vhk_net_receive(q, &f, 1, 10000), 1);
+        vhk_store_release(&used_ring()->idx.v, vhk_le16_of(1000).v);
+        CHECK_EQ(vhk_net_receive(q, &none, 1, 0), -EPIPE);
+        CHECK_OK(vhk_net_release(q, &f, 1));
+        CHECK_EQ(vhk_net_release(q, &f, 1), -EINVAL);
+        close_card();
+}
