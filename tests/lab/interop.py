@@ -91,9 +91,6 @@ def rust_front_end(lab):
     recordings.keep(lab, "rust-front-end", proxy.trace(
         front_end=f"rust-vhost {release}", back_end="vhk-blk", device="block 2",
         what="each request of the crate, and two rounds of a write and a read"))
-    if "--quirk" not in lab.call([lab.program("vhk-blk"), "--help"], name="help"):
-        lab.note("this vhk-blk has no --quirk: without SET_LOG_BASE")
-        return
     disk = backends.VhkBlk(lab, image, options=["--quirk=log-reply-u64"], name="quirk")
     steps(lab, disk.socket)
     disk.stop()
