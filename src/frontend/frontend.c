@@ -45,8 +45,15 @@ int vhk_frontend_explain(struct vhk_frontend *f, int ret) {
 }
 
 int vhk_frontend_fail_translation(struct vhk_frontend *f, int code, const struct vhk_translation *t) {
-        return vhk_frontend_fail(f, code, "frontend.translation", "a translation of 0x%llx to guest address 0x%llx, %llu bytes: %s", (unsigned long long)t->iova,
-                                 (unsigned long long)t->gpa, (unsigned long long)t->len, code == -EFAULT ? "not in one lent region" : "not valid");
+        struct vhk_translation own = { .size = sizeof(own) };
+
+        int ret = VHK_STRUCT_TAKE(&own, t, access);
+        if (ret < 0)
+                return vhk_frontend_fail(f, ret, "frontend.translation", "struct vhk_translation: its size is not set, or a member is used "
+                                         "that is not known here");
+        return vhk_frontend_fail(f, code, "frontend.translation", "a translation of 0x%llx to guest address 0x%llx, %llu bytes: %s",
+                                 (unsigned long long)own.iova, (unsigned long long)own.gpa, (unsigned long long)own.len,
+                                 code == -EFAULT ? "not in one shared region" : "not valid");
 }
 
 int vhk_frontend_end(struct vhk_frontend *f, int code, const char *rule, const char *format, ...) {
