@@ -655,6 +655,33 @@ TEST(flood_of_messages) {
         rig_close(&r);
 }
 
+/* The kernel drops descriptors for which the process has no room: the refusal names the limit, not the front-end's message. */
+TEST(lost_descriptors_name_the_limit) {
+        static struct rig r;
+        struct rlimit old, few;
+        int fill[64], fd;
+        unsigned n = 0;
+
+        rig_open(&r, NULL, NULL);
+        fe_connect(&r);
+        fe_negotiate(&r, FEATURES, PROTOCOL);
+        fd = eventfd(0, EFD_CLOEXEC);
+        CHECK(fd >= 0);
+        CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+        few = (struct rlimit){ .rlim_cur = 60, .rlim_max = old.rlim_max };
+        CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        while (n < VHK_N(fill) && (fill[n] = dup(0)) >= 0)
+                n++;
+        CHECK(n && n < VHK_N(fill));
+        CHECK_EQ(fe_ask(&r, VHK_FE_SET_VRING_KICK, &(struct vhk_p_u64){ 0 }, sizeof(uint64_t), fd), 1);
+        while (n)
+                close(fill[--n]);
+        CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+        CHECK(strstr(r.log, "RLIMIT_NOFILE"));
+        close(fd);
+        rig_close(&r);
+}
+
 /* Without descriptors left a client waits in the backlog; the worker does not spin meanwhile. */
 TEST(no_descriptors_left) {
         static struct rig r;

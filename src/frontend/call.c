@@ -149,7 +149,7 @@ static int do_request(struct vhk_vhost_user *u, uint32_t id, const struct vhk_de
 static int handle(struct vhk_vhost_user *u) {
         struct vhk_decoder *d = &u->channel.in;
         struct vhk_hdr h = vhk_decoder_header(d);
-        unsigned n_fds = d->surplus_fds ? VHK_MAX_FDS + 1 : d->n_fds;
+        unsigned n_fds = vhk_decoder_n_fds(d);
         const struct vhk_row *row = NULL;
 
         trace(u, "<~", VHK_FROM_BACKEND, &h, d->payload, n_fds);
@@ -277,7 +277,7 @@ static int receive(struct vhk_vhost_user *u, const struct vhk_row *row, const st
                         return wrong(u, VHK_RULE_REPLY_UNEXPECTED, "nothing", &h);
                 enum vhk_rule rule = check_reply_header(due, &h);
                 if (rule == VHK_RULE_OK && k == VHK_CONN_MESSAGE)
-                        rule = vhk_wire_check_reply(&u->state, VHK_FROM_FRONTEND, due, &h, d->payload, d->surplus_fds ? VHK_MAX_FDS + 1 : d->n_fds);
+                        rule = vhk_wire_check_reply(&u->state, VHK_FROM_FRONTEND, due, &h, d->payload, vhk_decoder_n_fds(d));
                 if (rule != VHK_RULE_OK)
                         return wrong(u, rule, name, &h);
                 if (k != VHK_CONN_MESSAGE)

@@ -4,7 +4,7 @@
  *
  * Receiving never asks for a byte beyond the message at hand, so descriptors cannot get attached to the wrong one. The
  * control buffer has room for all that the kernel passes at once (SCM_MAX_FD); if it still reports a loss (MSG_CTRUNC:
- * our descriptor table is full), what came is closed and the message is marked as having surplus descriptors.
+ * our descriptor table is full), what came is closed and the message is marked: its descriptors are lost.
  *
  * Sending: descriptors travel with the first byte of their message (vhost-user, "Communication"). What the socket does
  * not take is copied, with duplicates of the descriptors, and goes out in order.
@@ -71,7 +71,8 @@ void vhk_conn_done(struct vhk_conn *c) {
 struct received {
         int fds[SCM_MAX];
         unsigned n;
-        bool lost;
+        bool surplus;                   /* more than SCM_MAX */
+        bool lost;                      /* the kernel did not install all of them */
 };
 
 static void take_descriptors(struct msghdr *m, struct received *r) {
@@ -86,15 +87,15 @@ static void take_descriptors(struct msghdr *m, struct received *r) {
                                 r->fds[r->n++] = fd;
                         else {
                                 close(fd);
-                                r->lost = true;
+                                r->surplus = true;
                         }
                 }
         }
-        if (!(m->msg_flags & MSG_CTRUNC) && !r->lost)
+        r->lost = m->msg_flags & MSG_CTRUNC;
+        if (!r->lost && !r->surplus)
                 return;
         while (r->n > 0)
                 close(r->fds[--r->n]);
-        r->lost = true;
 }
 
 /* Bytes, 0 at the end, negative errno. */
@@ -108,7 +109,7 @@ static ssize_t receive_some(int fd, void *buf, size_t n, struct received *r) {
         struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
 
         r->n = 0;
-        r->lost = false;
+        r->surplus = r->lost = false;
         for (;;) {
                 ssize_t k = recvmsg(fd, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
                 if (k >= 0) {
@@ -137,8 +138,8 @@ int vhk_conn_receive(struct vhk_conn *c) {
                 if (n < 0)
                         return (int)n;
                 int header = vhk_decoder_fed(&c->in, (size_t)n, r.fds, r.n);
-                if (r.lost)
-                        c->in.surplus_fds = true;
+                c->in.surplus_fds |= r.surplus;
+                c->in.lost_fds |= r.lost;
                 if (header)
                         return VHK_CONN_HEADER;
         }

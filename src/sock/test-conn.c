@@ -215,7 +215,8 @@ TEST(a_full_descriptor_table_is_noticed) {
         int k = vhk_conn_receive(&c);
         CHECK_OK(setrlimit(RLIMIT_NOFILE, &old));
         CHECK_EQ(k, VHK_CONN_HEADER);
-        CHECK(c.in.surplus_fds);
+        CHECK(c.in.lost_fds && !c.in.surplus_fds);
+        CHECK_EQ(vhk_decoder_n_fds(&c.in), VHK_FDS_LOST);
         CHECK_EQ(c.in.n_fds, 0);
         close(fd);
         leave();

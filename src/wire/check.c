@@ -367,6 +367,8 @@ static enum vhk_rule check_payload(const struct vhk_wire_state *s, const struct 
         if (r)
                 return r;
         count_fds(row->fds, payload, size, &min, &max);
+        if (n_fds == VHK_FDS_LOST)
+                return VHK_RULE_FDS_LOST;
         return n_fds < min ? VHK_RULE_FDS_MISSING : n_fds > max ? VHK_RULE_FDS_EXTRA : VHK_RULE_OK;
 }
 
@@ -411,5 +413,7 @@ enum vhk_rule vhk_wire_check_reply(const struct vhk_wire_state *s, enum vhk_dir 
                 return VHK_RULE_REPLY_SIZE;
         if (answer == VHK_ANSWER_REPLY)
                 count_fds(row->reply_fds, payload, reply->size, &min, &max);
+        if (n_fds == VHK_FDS_LOST)
+                return VHK_RULE_REPLY_FDS_LOST;
         return n_fds < min ? VHK_RULE_REPLY_FDS_MISSING : n_fds > max ? VHK_RULE_REPLY_FDS_EXTRA : VHK_RULE_OK;
 }

@@ -95,5 +95,5 @@ void vhk_decoder_next(struct vhk_decoder *d) {
                 memset(d->payload, 0, d->have - VHK_HDR_SIZE);
         d->n_fds = 0;
         d->have = 0;
-        d->surplus_fds = false;
+        d->surplus_fds = d->lost_fds = false;
 }

@@ -157,6 +157,8 @@ enum vhk_rule vhk_gpu_check(const struct vhk_gpu_state *s, const struct vhk_hdr 
         if (r)
                 return r;
         unsigned n = count_fds(row, payload);
+        if (n_fds == VHK_FDS_LOST)
+                return VHK_RULE_FDS_LOST;
         return n_fds < n ? VHK_RULE_FDS_MISSING : n_fds > n ? VHK_RULE_FDS_EXTRA : VHK_RULE_OK;
 }
 
@@ -172,7 +174,7 @@ enum vhk_rule vhk_gpu_check_reply(uint32_t id, const struct vhk_hdr *reply, cons
         if (reply->size != sizes[row->reply].size)
                 return VHK_RULE_REPLY_SIZE;
         if (n_fds)
-                return VHK_RULE_REPLY_FDS_EXTRA;
+                return n_fds == VHK_FDS_LOST ? VHK_RULE_REPLY_FDS_LOST : VHK_RULE_REPLY_FDS_EXTRA;
         if (row->reply != VHK_G_EDID)
                 return VHK_RULE_OK;
         VIEW(edid, p);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "wire/line.h"
+#include "wire/wire.h"
 
 void vhk_line_add(struct vhk_line *o, const char *format, ...) {
         va_list ap;
@@ -44,7 +45,9 @@ void vhk_line_add_fields(struct vhk_line *o, const struct vhk_line_field *f, con
 
 void vhk_line_add_sizes(struct vhk_line *o, uint32_t bytes, unsigned n_fds) {
         vhk_line_add(o, bytes == 1 ? " (%u byte" : " (%u bytes", bytes);
-        if (n_fds)
+        if (n_fds == VHK_FDS_LOST)
+                vhk_line_add(o, ", fds lost");
+        else if (n_fds)
                 vhk_line_add(o, n_fds == 1 ? ", %u fd" : ", %u fds", n_fds);
         else
                 vhk_line_add(o, ", no fds");

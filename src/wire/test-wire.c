@@ -141,6 +141,8 @@ static void broken_fds(const struct vhk_row *row, struct vhk_sample *m) {
                 m->n_fds = extra[i];
                 CHECK_RULE(run(m, row->dir), VHK_RULE_FDS_EXTRA, row, "with %u fds", m->n_fds);
         }
+        m->n_fds = VHK_FDS_LOST;
+        CHECK_RULE(run(m, row->dir), VHK_RULE_FDS_LOST, row, "with its fds lost");
         for (m->n_fds = 0; m->n_fds < least; m->n_fds++)
                 CHECK_RULE(run(m, row->dir), VHK_RULE_FDS_MISSING, row, "with %u fds", m->n_fds);
         for (m->n_fds = least; m->n_fds <= most; m->n_fds++)
@@ -585,6 +587,7 @@ TEST(replies_have_the_sizes_that_peers_send) {
                 uint32_t size = replies[i].sizes[0] == 0xffff ? m.hdr.size : replies[i].sizes[0];
                 CHECK_RULE(reply(row, &m, row->id + 1, 5, size, body, n_fds), VHK_RULE_REPLY_ID, row, "another id");
                 CHECK_RULE(reply(row, &m, row->id, 5, size, body, 2), VHK_RULE_REPLY_FDS_EXTRA, row, "2 fds");
+                CHECK_RULE(reply(row, &m, row->id, 5, size, body, VHK_FDS_LOST), VHK_RULE_REPLY_FDS_LOST, row, "fds lost");
                 for (uint32_t flags = 0; flags < 32; flags++)
                         if (flags != 5)
                                 CHECK_RULE(reply(row, &m, row->id, flags, size, body, n_fds), VHK_RULE_REPLY_FLAGS, row, "flags %u", flags);

@@ -30,6 +30,7 @@ struct vhk_hdr {
 };
 
 #define VHK_MAX_FDS 32u                 /* most descriptors that any message carries */
+#define VHK_FDS_LOST UINT32_MAX         /* as a message's number of descriptors: this process had no room for them */
 #define VHK_MAX_CONFIG 256u             /* most bytes of configuration space in one message */
 
 #include "wire/messages.h"              /* enum vhk_msg_id: VHK_FE_GET_FEATURES ..., VHK_BE_CONFIG_CHANGE_MSG ...: made from messages.def */
@@ -105,6 +106,7 @@ struct vhk_decoder {
         int fds[VHK_MAX_FDS];
         uint8_t n_fds;
         bool surplus_fds;                               /* more descriptors than any message may have: they were closed */
+        bool lost_fds;                                  /* set by the receiver: the kernel could not install them all (RLIMIT_NOFILE) */
         bool leaves_files;                              /* set by the owner: descriptors are closed with vhk_peer_close() */
 };
 int vhk_decoder_init(struct vhk_decoder *d);
@@ -122,8 +124,10 @@ int vhk_decoder_fed(struct vhk_decoder *d, size_t n, const int *fds, unsigned n_
 int vhk_decoder_reserve(struct vhk_decoder *d, uint32_t size);
 bool vhk_decoder_complete(const struct vhk_decoder *d);
 /* How many descriptors the peer sent with this message, as vhk_wire_check() wants to know it: more than VHK_MAX_FDS if some
- * were surplus, which no row allows. */
+ * were surplus, which no row allows; VHK_FDS_LOST. */
 static inline unsigned vhk_decoder_n_fds(const struct vhk_decoder *d) {
+        if (d->lost_fds)
+                return VHK_FDS_LOST;
         return d->n_fds + (d->surplus_fds ? VHK_MAX_FDS + 1u : 0u);
 }
 struct vhk_hdr vhk_decoder_header(const struct vhk_decoder *d);
