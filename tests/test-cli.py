@@ -4,6 +4,7 @@
 
     test-cli.py VHK-BLK VHK-RNG STUCK-DEVICE
 """
+import errno
 import json
 import os
 import random
@@ -99,6 +100,24 @@ class Case(unittest.TestCase):
             self.assertIn(w, lines[0])
 
 
+class Output(Case):
+    def test_an_unknown_log_level_is_reported(self):
+        env = dict(ENV, VHK_LOG='verbose')
+        r = subprocess.run([BLK, '--version'], env=env, capture_output=True, text=True, timeout=LIMIT)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(r.stderr, 'vhk-blk: VHK_LOG=verbose is ignored: it must be error, warning, info or debug\n')
+
+    def test_help_names_the_environment(self):
+        self.assertIn('VHK_LOG=', run('--help').stdout)
+
+    def test_help_that_cannot_be_written_fails(self):
+        for word in ('--help', '--version', '--print-capabilities'):
+            with self.subTest(word), open('/dev/full', 'w') as full:
+                r = subprocess.run([BLK, word], env=ENV, stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT)
+                self.assertEqual(r.returncode, 1)
+                self.assertEqual(r.stderr, 'vhk-blk: cannot write the output: %s\n' % os.strerror(errno.ENOSPC))
+
+
 class WrongUse(Case):
     def check(self, args, *words, **kw):
         self.refused(run(*args, **kw), *words)
@@ -168,7 +187,7 @@ class WrongUse(Case):
                            (['--queue-size=65536'], '--queue-size=65536: out of range, must be from 2 to 32768'),
                            (['--num-queues=0'], '--num-queues=0: out of range, must be from 1 to 256'),
                            (['--num-queues=257'], 'from 1 to 256'),
-                           (['--num-queues=four'], '--num-queues=four: not a number'),
+                           (['--num-queues=four'], '--num-queues=four: must be a whole number'),
                            (['--poll-us=1000001'], 'from 0 to 1000000'),
                            (['--engine=fast'], '--engine=fast: must be one of auto, io_uring, sync, null'),
                            (['--logical-block-size=1000'], '--logical-block-size must be a power of two'),

@@ -7,6 +7,7 @@
 Exit status 77: qemu-storage-daemon is not installed and what needs it was skipped (a failure where CI=true).
 """
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -96,6 +97,15 @@ class Usage(Base):
         for args in (['--help'], ['-h'], ['probe', '--help'], ['ping', '--help'], ['bench', '--help'], ['demo', '--help'], ['--version']):
             self.assertIn('vhk', self.works(vhk(*args)))
         self.assertIn('--block-size=', vhk('bench', '--help').stdout)
+
+    def test_output_that_cannot_be_written_fails(self):
+        with open('/dev/full', 'w') as full:
+            r = subprocess.run([VHK, '--help'], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT)
+        self.assertEqual((r.returncode, r.stderr), (1, 'vhk: cannot write the output: %s\n' % os.strerror(errno.ENOSPC)))
+
+    def test_numbers_are_explained(self):
+        self.fails(vhk('ping', '/x', '--count=-1'), 2, '--count=-1', 'must be a whole number')
+        self.fails(vhk('bench', '/x', '--seconds=0.5'), 2, '--seconds=0.5', 'must be a whole number')
 
     def test_nothing_said(self):
         self.assertEqual(vhk().returncode, 2)

@@ -5,6 +5,7 @@
  */
 #include "tool.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <vhostkit/error.h>
@@ -162,7 +163,9 @@ int main(int argc, char **argv) {
                 return TOOL_FAILED;
         enum tool_status status = dispatch(argc, argv);
 
-        if ((fflush(stdout) || ferror(stdout)) && status == TOOL_OK)
-                return tool_fail("cannot write the output");
+        int ret = fflush(stdout);
+        int error = ret ? errno : EIO;          /* of a write before this one, the reason is lost */
+        if ((ret || ferror(stdout)) && status == TOOL_OK)
+                return tool_fail("cannot write the output: %s", strerror(error));
         return status;
 }

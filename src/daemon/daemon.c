@@ -129,6 +129,8 @@ static void dmn_print_help(const struct vhk_program *p) {
                 putchar('\n');
         }
         vhk_options_print(dmn_options);
+        printf("\nEnvironment: VHK_LOG=error, warning (default), info or debug: what is logged; VHK_TRACE=1: print every message.\n"
+               "Exit status: 0; 1 failed, or wrong use.\n");
 }
 
 static bool dmn_has_arg(int argc, char **argv, unsigned i) {
@@ -152,6 +154,18 @@ static bool dmn_answers(const struct vhk_program *p, int argc, char **argv) {
         else
                 return false;
         return true;
+}
+
+/* The exit status after an answer on standard output. */
+static int dmn_flush_answer(void) {
+        char text[120];
+        int ret = fflush(stdout);
+
+        if (!ret && !ferror(stdout))
+                return EXIT_SUCCESS;
+        /* of a write before this one, the reason is lost */
+        snprintf(text, sizeof(text), "cannot write the output: %s", strerror(ret ? errno : EIO));
+        return dmn_fail(text);
 }
 
 static int dmn_check_options(struct dmn *d, int n_rest, char **argv, struct vhk_error *ret_e) {
@@ -480,7 +494,7 @@ VHK_API int vhk_daemon_run(const struct vhk_program *program, int argc, char **a
         own.ops = &ops;
         dmn_log_init(p->name);
         if (dmn_answers(p, argc, argv))
-                return EXIT_SUCCESS;
+                return dmn_flush_answer();
         d.state = calloc(1, p->state_size ? p->state_size : 1);
         if (!d.state)
                 return dmn_fail("out of memory");

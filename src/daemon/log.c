@@ -32,8 +32,16 @@ void dmn_log_init(const char *name) {
 
         log_name = name;
         for (unsigned i = 0; s && i < VHK_N(words); i++)
-                if (!strcmp(s, words[i]))
+                if (!strcmp(s, words[i])) {
                         log_level = (enum vhk_log_level)i;
+                        return;
+                }
+        if (s && *s) {
+                char text[160];
+
+                snprintf(text, sizeof(text), "VHK_LOG=%.60s is ignored: it must be error, warning, info or debug", s);
+                dmn_log_line(text);
+        }
 }
 
 bool dmn_log_has(enum vhk_log_level level) {

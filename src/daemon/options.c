@@ -83,7 +83,8 @@ static int opt_set_number(const struct vhk_option *o, uint64_t *p, const char *v
         int k = opt_number(value, &n);
 
         if (k == -EINVAL)
-                return vhk_error_set(ret_e, -EINVAL, "option.number", "--%s=%.60s: not a number", o->name, value);
+                return vhk_error_set(ret_e, -EINVAL, "option.number", "--%s=%.60s: must be a whole number, as 64 or 64K (K, M, G, T)",
+                                     o->name, value);
         if (k == -ERANGE || n < o->min || n > max) {
                 if (max == UINT64_MAX)
                         return vhk_error_set(ret_e, -EINVAL, "option.range", "--%s=%.60s: out of range, must be %llu or more", o->name,
