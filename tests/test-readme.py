@@ -77,6 +77,21 @@ class Readme(unittest.TestCase):
         self.assertIn(self.path('nobody.sock'), r.stderr.decode())
         self.assertEqual(len(r.stderr.decode().splitlines()), 1, r.stderr.decode())
 
+    def test_example_reads_the_first_block(self):
+        program = os.path.join(BUILD, 'examples', 'read-sector')
+        image, socket = self.path('disk.img'), self.path('disk.sock')
+        content = os.urandom(4096) + bytes((1 << 20) - 4096)
+        with open(image, 'wb') as f:
+            f.write(content)
+        self.serve(socket, os.path.join(BIN, 'vhk-blk'), '--blk-file=' + image, '--logical-block-size=4096')
+        r = run(program, socket)
+        self.assertEqual((r.returncode, r.stdout), (0, content[:4096]), r.stderr.decode())
+        r = run(program, self.path('absent.sock'))
+        self.assertEqual(r.returncode, 1)
+        self.assertIn(self.path('absent.sock'), r.stderr.decode())
+        r = run(program)
+        self.assertEqual((r.returncode, r.stderr), (2, b'usage: read-sector ENDPOINT\n'))
+
     def test_device(self):
         program = self.compile(1, 'dice', '-lvhostkit-daemon', '-lvhostkit')
         socket = self.path('rng.sock')
