@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # A thin face over meson. `make demo` and `make check` install what they lack (apt-get, as root), build and run.
 BUILD ?= build
-PREFIX ?= /usr/local
+# PREFIX: where to install; meson's own default is /usr/local. Given again, it replaces the prefix of an earlier build.
 
 .PHONY: all setup demo check check-lab check-kernel check-interop bench coverage soak install clean help
 
@@ -10,8 +10,9 @@ all: setup
 
 setup:
 	@tools/need build
-	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) --prefix=$(PREFIX) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@rm -f $(BUILD).log
+	@$(if $(PREFIX),meson configure $(BUILD) --prefix=$(abspath $(PREFIX)))
 
 demo:                   # the main job on a 64 MiB file, without a virtual machine
 	@tools/need build demo
@@ -47,8 +48,10 @@ soak:                   # the long forms: all lab combinations, 10 minutes per f
 	@tools/need build check
 	@tools/check --soak
 
-install: all
-	@meson install -C $(BUILD)
+install: setup          # into PREFIX (and DESTDIR); builds what is installed, and no tests
+	@ninja -C $(BUILD) installed
+	@meson install -C $(BUILD) --no-rebuild
+	@$(if $(DESTDIR),:,tools/after-install "$$(PKG_CONFIG_PATH=$(BUILD)/meson-private pkg-config --variable=libdir vhostkit)")
 
 clean:
 	@rm -rf $(BUILD) build-*
