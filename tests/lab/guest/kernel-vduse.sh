@@ -72,7 +72,7 @@ fact kill9 "$round"
 kill -9 "$server"
 wait "$server" 2>/dev/null || :
 refused "queues" --num-queues=1
-refused "virtqueues" --queue-size=64
+refused "another configuration" --queue-size=64          # its seg_max
 refused "features" --read-only
 truncate -s 60M $image
 refused "another configuration"
