@@ -214,7 +214,7 @@ static void serve(int ms) {
 #define SERVE_UNTIL(cond)                                               \
         do {                                                            \
                 for (unsigned i_ = 0; !(cond); i_++) {                  \
-                        CHECK_MSG(i_ < 5000, "not seen: %s", #cond);    \
+                        CHECK_MSG(i_ < 60000, "not seen: %s", #cond);    \
                         serve(1);                                       \
                 }                                                       \
         } while (0)

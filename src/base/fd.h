@@ -43,3 +43,5 @@ ssize_t vhk_write_fd(int fd, const void *buf, size_t n);
 static inline int vhk_drain_fd(int fd) { return vhk_peer_drain(fd); }
 
 int vhk_fd_set_nonblock(int fd, bool on);
+/* A duplicate of @fd with close-on-exec, at least 3: the descriptor, or a negative errno. */
+int vhk_fd_dup(int fd);

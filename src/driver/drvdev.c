@@ -280,9 +280,9 @@ static void init_lock(struct vhk_drvdev *d) {
 static int open_front_end(struct vhk_drvdev *d, const char *spec, struct vhk_frontend_options *fo, struct vhk_error *ret_e) {
         if (!fo->has_fd)
                 return vhk_frontend_open(spec, fo, &d->f, ret_e);
-        VHK_AUTOCLOSE int fd = fcntl(fo->fd, F_DUPFD_CLOEXEC, 0);
+        VHK_AUTOCLOSE int fd = vhk_fd_dup(fo->fd);
         if (fd < 0)
-                return vhk_error_set(ret_e, vhk_errno(), d->kind->rule, "descriptor %d cannot be duplicated: %s", fo->fd, strerror(errno));
+                return vhk_error_set(ret_e, fd, d->kind->rule, "descriptor %d cannot be duplicated: %s", fo->fd, strerror(-fd));
         fo->fd = fd;
         int ret = vhk_frontend_open(spec, fo, &d->f, ret_e);
         if (ret == 0)

@@ -394,8 +394,8 @@ static int inherit(struct vhk_vhost_user *u, int *ret_fd, struct vhk_error *ret_
         int k = vhk_sock_classify(fd, ret_e);
         if (k == 0) {
                 u->f.options.reconnect_ns = 0;  /* there is no way to find it again */
-                *ret_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);        /* the caller's own is closed after success */
-                return *ret_fd < 0 ? vhk_error_set(ret_e, vhk_errno(), "frontend.open", "descriptor %d: %s", fd, strerror(errno)) : 0;
+                *ret_fd = vhk_fd_dup(fd);       /* the caller's own is closed after success */
+                return *ret_fd < 0 ? vhk_error_set(ret_e, *ret_fd, "frontend.open", "descriptor %d: %s", fd, strerror(-*ret_fd)) : 0;
         }
         if (k < 0)
                 return k;
