@@ -22,6 +22,7 @@
 #include <time.h>
 
 #include "base/base.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/struct.h"
 
@@ -68,12 +69,6 @@ struct vhk_worker {
         VHK_ALIGNED(VHK_CACHE_LINE) struct vhk_post *posts;
         unsigned asleep;
 };
-
-static uint64_t now_ns(void) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* ---- the mailbox ---- */
 
@@ -361,7 +356,7 @@ static int spin(struct vhk_worker *w, uint64_t until) {
                         return n;
                 if (w->rounds % CLOCK_EVERY)
                         continue;
-                uint64_t now = now_ns();
+                uint64_t now = vhk_now_ns();
                 if (now >= until)
                         return 0;
                 if (!w->idle_since)
@@ -377,7 +372,7 @@ static int spin(struct vhk_worker *w, uint64_t until) {
 static int time_left_ms(uint64_t until) {
         if (until == UINT64_MAX)
                 return -1;
-        uint64_t now = until ? now_ns() : 0;
+        uint64_t now = until ? vhk_now_ns() : 0;
         return now >= until ? 0 : (int)VHK_MIN((until - now + 999999) / 1000000, (uint64_t)INT32_MAX);
 }
 
@@ -398,7 +393,7 @@ static void rest(struct vhk_worker *w) {
 VHK_API int vhk_worker_dispatch(struct vhk_worker *w, int timeout_ms) {
         if (w->is_foreign)
                 return -EOPNOTSUPP;
-        uint64_t until = timeout_ms < 0 ? UINT64_MAX : timeout_ms ? now_ns() + (uint64_t)timeout_ms * 1000000u : 0;
+        uint64_t until = timeout_ms < 0 ? UINT64_MAX : timeout_ms ? vhk_now_ns() + (uint64_t)timeout_ms * 1000000u : 0;
         int n;
 
         do {
@@ -411,7 +406,7 @@ VHK_API int vhk_worker_dispatch(struct vhk_worker *w, int timeout_ms) {
                 }
                 if (!n)
                         n = wait_and_handle(w, until);
-        } while (!n && until && (until == UINT64_MAX || now_ns() < until));
+        } while (!n && until && (until == UINT64_MAX || vhk_now_ns() < until));
         rest(w);
         return n;
 }

@@ -18,21 +18,15 @@
 #include <sys/signalfd.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "daemon/log.h"
 
 #define AGAIN_NS UINT64_C(1000000000)   /* from the second SIGTERM or SIGINT to the end */
 
-static uint64_t signals_now(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void signals_set_limit(struct dmn_signals *s, uint64_t limit_ns) {
-        uint64_t deadline = signals_now() + limit_ns, old = vhk_load_relaxed(&s->deadline);
+        uint64_t deadline = vhk_now_ns() + limit_ns, old = vhk_load_relaxed(&s->deadline);
 
         if (!old || deadline < old)
                 vhk_store_relaxed(&s->deadline, deadline);
@@ -69,7 +63,7 @@ static void *signals_main(void *arg) {
         prctl(PR_SET_NAME, "signals");
         while (!vhk_load_acquire(&s->is_over)) {        /* pairs with dmn_signals_stop() */
                 struct pollfd p[2] = { { .fd = s->signal_fd, .events = POLLIN }, { .fd = s->wake_fd, .events = POLLIN } };
-                uint64_t deadline = vhk_load_relaxed(&s->deadline), now = signals_now();
+                uint64_t deadline = vhk_load_relaxed(&s->deadline), now = vhk_now_ns();
                 if (deadline && now >= deadline)
                         signals_give_up(s);
                 poll(p, 2, deadline ? (int)((deadline - now + 999999) / 1000000) : -1);

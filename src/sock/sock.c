@@ -21,6 +21,7 @@
 #include <sys/un.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 
@@ -90,13 +91,6 @@ static void sleep_ns(uint64_t ns) {
         struct timespec t = { .tv_sec = ns / 1000000000u, .tv_nsec = ns % 1000000000u };
 
         nanosleep(&t, NULL);
-}
-
-static uint64_t now_ns(void) {
-        struct timespec t;
-
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* ---- the lock of a path ---- */
@@ -322,7 +316,7 @@ static int connect_error(const char *path, int k, struct vhk_error *ret_e) {
 }
 
 int vhk_sock_connect(const char *path, uint64_t limit_ns, int *ret_fd, struct vhk_error *ret_e) {
-        uint64_t start = now_ns(), pause = RETRY_FIRST_NS;
+        uint64_t start = vhk_now_ns(), pause = RETRY_FIRST_NS;
         struct stat st;
 
         int k = check_path(path, ret_e);
@@ -336,7 +330,7 @@ int vhk_sock_connect(const char *path, uint64_t limit_ns, int *ret_fd, struct vh
                 }
                 if (k == -ECONNREFUSED && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
                         k = -ENOTSOCK;
-                uint64_t spent = now_ns() - start;
+                uint64_t spent = vhk_now_ns() - start;
                 if ((k != -ENOENT && k != -ECONNREFUSED && k != -EAGAIN) || spent >= limit_ns)
                         return connect_error(path, k, ret_e);
                 sleep_ns(VHK_MIN(pause, limit_ns - spent));
